@@ -1,0 +1,192 @@
+"""Runs a plan through the store, publishes each target that passed, and writes the report."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from edgekd import __version__
+from edgekd.artifact import Artifact, Provenance
+from edgekd.errors import GateError
+from edgekd.keys import source_digest
+from edgekd.plan import Plan, TargetPlan, versions_of
+from edgekd.publish import check_writable, publish, withdraw
+from edgekd.report.document import build_document, measurement_document
+from edgekd.report.files import write_report
+from edgekd.step import Progress, Step, Work, silent
+from edgekd.store import Order, Store
+
+
+class Watcher(Protocol):
+    """Who is told how a build goes."""
+
+    def step(self, name: str) -> AbstractContextManager[Progress]: ...
+
+    def done(self, name: str, cached: bool, seconds: float) -> None: ...
+
+
+class NobodyWatches:
+    """A build without an audience."""
+
+    def step(self, name: str) -> AbstractContextManager[Progress]:
+        return nullcontext(silent)
+
+    def done(self, name: str, cached: bool, seconds: float) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a finished build; seconds are those of this run, 0 for a step that was there already."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Where the report is, and what every step gave."""
+
+    report: Path
+    document: dict[str, Any]
+    steps: Mapping[str, StepResult]
+
+
+def store_root(folder: Path) -> Path:
+    """`$EDGEKD_STORE`, or `.edgekd` beside the recipe."""
+    chosen = os.environ.get("EDGEKD_STORE")
+    return Path(chosen).expanduser().resolve() if chosen else folder / ".edgekd"
+
+
+def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -> BuildResult:
+    """Make what is missing, publish to OUT/<recipe>/<target>, write OUT/<recipe>/report.{json,html}.
+
+    Raises GateError if a check fails; the target that failed is then not under its final name, not even from an
+    earlier build. What was made before the failure stays in the store.
+    """
+    home = out / plan.recipe.name
+    check_writable(home)
+    check_writable(store.root)
+    watcher = watcher or NobodyWatches()
+    results: dict[str, StepResult] = {}
+    for step in plan.steps:
+        try:
+            results[step.name] = _run(step, plan, store, results, watcher)
+        except GateError:
+            for target in plan.targets:
+                if step.name in _ancestry(plan, target):
+                    withdraw(home / target.name)
+            raise
+    artifacts = {name: result.artifact for name, result in results.items()}
+    with FileLock(home / ".lock"):
+        for target in plan.targets:
+            publish(home / target.name, *_contents(plan, target, artifacts))
+        document = build_document(plan, artifacts)
+        report = write_report(home, document)
+    return BuildResult(report, document, results)
+
+
+def _run(
+    step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult], watcher: Watcher
+) -> StepResult:
+    key = plan.keys[step.name]
+    if found := store.get(key):
+        watcher.done(step.name, True, 0.0)
+        return StepResult(found, True, 0.0)
+    inputs = {role: results[source].artifact for role, source in step.inputs.items()}
+    provenance = Provenance(
+        config=_plain(step.config),
+        inputs={role: artifact.key for role, artifact in inputs.items()},
+        sources=source_digest((step.function.partition(":")[0], *step.modules)),
+        versions={"edgekd": __version__, **versions_of(step)},
+        seed=step.seed,
+        seconds=0.0,
+        created="",
+    )
+    with watcher.step(step.name) as progress:
+        artifact, cached = store.obtain(
+            Order(key, step.name, step.ensures, provenance),
+            lambda out: step.load()(Work(step.config, inputs, out, step.seed, progress)),
+        )
+    seconds = 0.0 if cached else artifact.provenance.seconds
+    watcher.done(step.name, cached, seconds)
+    return StepResult(artifact, cached, seconds)
+
+
+def _ancestry(plan: Plan, target: TargetPlan) -> set[str]:
+    """The steps that a published target rests on."""
+    found: set[str] = set()
+    waiting = [target.checks]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += plan.by_name[name].inputs.values()
+    return found
+
+
+def _contents(
+    plan: Plan, target: TargetPlan, artifacts: Mapping[str, Artifact]
+) -> tuple[dict[str, Any], dict[str, tuple[Artifact, str]]]:
+    export, checks = artifacts[target.export], artifacts[target.checks]
+    float_export, data = artifacts[target.float_export], artifacts["data"]
+    model_file = export.facts["file"]
+    files = {
+        model_file: (export, model_file),
+        "golden.npz": (checks, "golden.npz"),
+        f"float32/{float_export.facts['file']}": (float_export, float_export.facts["file"]),
+    }
+    for name in (*target.measurements, *target.float_measurements):
+        artifact = artifacts[name]
+        files[f"measurements/{_file_name(name)}.npy"] = (artifact, "samples.npy")
+    table = json.loads(artifacts["program"].file("table.json").read_text())
+    manifest = {
+        "edgekd": __version__,
+        "recipe": plan.recipe.name,
+        "target": target.name,
+        "format": target.target.format,
+        "runtime": target.target.runtime,
+        "precision": target.target.precision,
+        "files": {name: vars(artifact.files[source]) for name, (artifact, source) in files.items()},
+        "task": data.facts["task"],
+        "labels": data.facts["labels"],
+        "input": {**checks.facts["input"], "layout": "NHWC", "preprocessing": _app_input(data, checks)},
+        "output": {**checks.facts["output"], "meaning": "logits; the largest is the answer"},
+        "accuracy": checks.facts["accuracy"],
+        "parity": {**checks.facts["parity"], "limits": vars(target.target.parity)},
+        "quantizers": table,
+        "measurements": [
+            {**measurement_document(artifacts[name]), "samples_file": f"measurements/{_file_name(name)}.npy"}
+            for name in target.measurements
+        ],
+        "keys": {name: plan.keys[name] for name in sorted(_ancestry(plan, target))},
+    }
+    return manifest, files
+
+
+def _app_input(data: Artifact, checks: Artifact) -> dict[str, Any]:
+    """The preprocessing as the app does it: for pixels, the int8 input is the pixel moved by a whole number."""
+    preprocessing = dict(data.facts["preprocessing"])
+    if preprocessing["input"] == "raw pixels":
+        offset = checks.facts["input"]["zero_point"] - preprocessing["mean"]
+        preprocessing["to_input"] = f"int8 value = pixel {offset:+d}"
+        preprocessing["note"] = "the normalisation (pixel - mean) / std is the scale and zero point of the input"
+    else:
+        preprocessing["to_input"] = "int8 value = round(feature / scale) + zero_point, clipped to -128 and 127"
+    return preprocessing
+
+
+def _file_name(step_name: str) -> str:
+    return step_name.removeprefix("measure[").removesuffix("]").replace(" ", "-")
+
+
+def _plain(config: Any) -> Any:
+    """A config for the record: as JSON, paths by name."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str)) if config is not None else None

@@ -1,0 +1,195 @@
+"""The command line: each verb parses, calls, prints. Nothing heavy is imported before a verb runs."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd.errors import EdgekdError
+
+app = typer.Typer(
+    name="edgekd",
+    help="From a large teacher to a small student that is proven on the device it will live on.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", metavar="FILE|NAME", help="Default: edgekd.toml here, else the built-in digits.")
+]
+TargetOption = Annotated[list[str], typer.Option("--target", metavar="T", help="What to make; may be given repeatedly.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, as in distill.weight=0.5.")
+]
+DeviceOption = Annotated[
+    list[str] | None, typer.Option("--device", metavar="D", help="Measure on this device instead of the target's own.")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+UNEXPECTED, INTERRUPTED, WRONG_USAGE = 1, 130, 2
+
+
+@app.command()
+def build(
+    target: TargetOption,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = None,
+    out: OutOption = Path("build"),
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Distil, quantize, export, check and measure; publish what passed."""
+    from edgekd.commands import build_command
+
+    _run(lambda: build_command(recipe, target, set_ or [], device or [], out), json_, debug)
+
+
+@app.command()
+def plan(
+    target: TargetOption,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    device: DeviceOption = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a build would run and what is there already; run nothing."""
+    from edgekd.commands import plan_command
+
+    _run(lambda: plan_command(recipe, target, set_ or [], device or []), json_, debug)
+
+
+@app.command()
+def verify(
+    artifact_dir: Annotated[Path, typer.Argument(help="A published target, such as build/digits/tflite-arm.")],
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check a published target again: digests, scales, golden outputs, delegation."""
+    from edgekd.commands import verify_command
+
+    _run(lambda: verify_command(artifact_dir), json_, debug)
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="Any .tflite file, not only edgekd's.")],
+    device: Annotated[str, typer.Option("--device", metavar="D", help="Where to measure.")] = "local",
+    protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="rapid, quick or full.")] = "quick",
+    samples: Annotated[
+        Path | None, typer.Option("--samples", metavar="FILE", help="Keep the raw run times here, as .npy.")
+    ] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure latency, load time and memory of a model on a device."""
+    from edgekd.commands import bench_command
+
+    _run(lambda: bench_command(model, device, protocol, samples), json_, debug)
+
+
+@app.command()
+def report(
+    build_dir: Annotated[Path, typer.Argument(help="The folder of a finished build, such as build/digits.")],
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make the report's page again from report.json."""
+    from edgekd.commands import report_command
+
+    _run(lambda: report_command(build_dir), json_, debug)
+
+
+@app.command()
+def init(
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The built-in recipe to start from.")] = "digits",
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a commented edgekd.toml here."""
+    from edgekd.commands import init_command
+
+    _run(lambda: init_command(recipe), json_, debug)
+
+
+@app.command()
+def targets(json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """List what can be made."""
+    from edgekd.commands import targets_command
+
+    _run(targets_command, json_, debug)
+
+
+@app.command()
+def devices(json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """List where it can be measured."""
+    from edgekd.commands import devices_command
+
+    _run(devices_command, json_, debug)
+
+
+@app.command()
+def doctor(json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """Say what is installed, what is missing for which target, and the command that mends it."""
+    from edgekd.commands import doctor_command
+
+    _run(doctor_command, json_, debug)
+
+
+def main() -> None:
+    """Run the command line; every way it can end has its exit code and one line."""
+    from click.exceptions import Abort, ClickException, Exit
+
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except Exit as stop:
+        code = stop.exit_code
+    except (Abort, KeyboardInterrupt):
+        code = _fail("interrupted; the same command goes on where it was", INTERRUPTED, as_json)
+    except ClickException as error:
+        code = _fail(f"{error.format_message()} See edgekd --help.", WRONG_USAGE, as_json)
+    sys.exit(code or 0)
+
+
+def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:
+    """Call a command, print its result, and turn whatever goes wrong into one line and an exit code."""
+    try:
+        result = command()
+    except EdgekdError as error:
+        if debug:
+            raise
+        raise typer.Exit(_fail(str(error), error.exit_code, as_json)) from None
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise typer.Exit(_fail(f"{where}{error.strerror or error}; nothing was published", WRONG_USAGE, as_json)) from None
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        line = f"unexpected {text}; run again with --debug and report it"
+        raise typer.Exit(_fail(line, UNEXPECTED, as_json)) from None
+    if as_json:
+        print(json.dumps(result.document, indent=1))
+    else:
+        print(result.text)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+def _fail(message: str, code: int, as_json: bool) -> int:
+    line = " ".join(message.split())
+    print(f"edgekd: {line}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"code": code, "message": line}}))
+    return code

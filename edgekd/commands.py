@@ -1,0 +1,194 @@
+"""What each verb of the command line does: a result as a JSON document and as text."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.config import nearest
+from edgekd.errors import MeasurementError, UsageError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command prints: `document` with --json, else `text`; and how it ends."""
+
+    document: Any
+    text: str
+    exit_code: int = 0
+
+
+def build_command(
+    recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str], out: Path
+) -> Result:
+    from edgekd.build import build, store_root
+    from edgekd.progress import watching
+    from edgekd.store import Store
+
+    with _planned(recipe, targets, overrides, devices) as (plan, source):
+        with watching(len(plan.steps)) as watcher:
+            watcher.say(f"recipe: {source.origin}")
+            result = build(plan, Store(store_root(source.folder)), out, watcher)
+        artifacts = [{**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]]
+        for entry in artifacts:
+            for measurement in entry["measurements"] + entry["float32_measurements"]:
+                if not measurement["valid"]:
+                    print(f"edgekd: a measurement is not valid: {measurement['why_not_valid']}", file=sys.stderr)
+    document = {
+        "recipe": plan.recipe.name,
+        "report": str(result.report),
+        "artifacts": artifacts,
+        "steps": [
+            {"name": name, "key": done.artifact.key, "cached": done.cached, "seconds": done.seconds}
+            for name, done in result.steps.items()
+        ],
+    }
+    return Result(document, "\n".join([*map(_artifact_line, artifacts), f"report: {result.report}"]))
+
+
+def plan_command(
+    recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str]
+) -> Result:
+    from edgekd.build import store_root
+    from edgekd.store import Store
+
+    with _planned(recipe, targets, overrides, devices) as (plan, source):
+        store = Store(store_root(source.folder))
+        steps = [
+            {"name": step.name, "key": plan.keys[step.name], "cached": store.get(plan.keys[step.name]) is not None}
+            for step in plan.steps
+        ]
+    document = {"recipe": plan.recipe.name, "origin": source.origin, "targets": list(targets), "steps": steps}
+    rows = [(step["name"], "cached" if step["cached"] else "to run", str(step["key"])[:16]) for step in steps]
+    return Result(document, f"recipe: {source.origin}\n{_table(('step', 'state', 'key'), rows)}")
+
+
+def verify_command(artifact_dir: Path) -> Result:
+    from edgekd.verify.published import verify_published
+
+    document = verify_published(artifact_dir)
+    checks = ", ".join(f"{name}: {value}" for name, value in document["checks"].items())
+    return Result(document, f"{artifact_dir}: good ({checks})")
+
+
+def bench_command(model: Path, device: str, protocol: str, samples: Path | None) -> Result:
+    from edgekd.bench.measure import measure
+    from edgekd.bench.protocol import PROTOCOLS
+    from edgekd.progress import watching
+    from edgekd.runtimes.litert import check_file
+
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"protocol '{protocol}' is not known; {nearest(protocol, PROTOCOLS)}")
+    check_file(model)
+    with watching(1) as watcher, watcher.step(f"measure {model.name}") as progress:
+        measurement = measure(model, device, PROTOCOLS[protocol], samples_file=samples, progress=progress)
+    document = {"model": str(model), "bytes": model.stat().st_size, **dataclasses.asdict(measurement)}
+    if not measurement.valid:
+        print(f"edgekd: not valid: {measurement.why_not_valid}", file=sys.stderr)
+        return Result(document, f"{model} on {device}: not valid, no times reported", MeasurementError.exit_code)
+    return Result(document, _bench_text(model, document))
+
+
+def report_command(build_dir: Path) -> Result:
+    from edgekd.report.files import render_again
+
+    page = render_again(build_dir)
+    return Result({"report": str(page)}, f"report: {page}")
+
+
+def init_command(recipe: str) -> Result:
+    from edgekd.recipe import FILE_NAME
+    from edgekd.resources import BUILT_IN_RECIPES
+
+    names = [entry.stem for entry in BUILT_IN_RECIPES.glob("*.toml")]
+    if recipe not in names:
+        raise UsageError(f"recipe '{recipe}' is not known; {nearest(recipe, names)}")
+    file = Path(FILE_NAME)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write((BUILT_IN_RECIPES / f"{recipe}.toml").read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise UsageError(f"{file} is here already; remove it first, or edit it") from None
+    return Result({"recipe": str(file)}, f"wrote {file}; build it with: edgekd build --target tflite-arm")
+
+
+def targets_command() -> Result:
+    from edgekd.target import load_target, target_names
+
+    loaded = {name: load_target(name) for name in target_names()}
+    rows = [(name, target.format, target.precision, target.title) for name, target in loaded.items()]
+    document = [{"name": name, **dataclasses.asdict(target)} for name, target in loaded.items()]
+    return Result(document, _table(("target", "format", "precision", ""), rows))
+
+
+def devices_command() -> Result:
+    from edgekd.device import device_names, load_device
+
+    loaded = {name: load_device(name) for name in device_names()}
+    rows = [(name, device.runner, device.timing, device.title) for name, device in loaded.items()]
+    document = [{"name": name, **dataclasses.asdict(device)} for name, device in loaded.items()]
+    return Result(document, _table(("device", "runner", "timing", ""), rows))
+
+
+def doctor_command() -> Result:
+    from edgekd.doctor import examine
+
+    document = examine()
+    packages = [(name, state["installed"] or "missing", state["tested"] or "") for name, state in document["packages"].items()]
+    lines = [_table(("package", "installed", "tested with"), packages), ""]
+    for name, state in document["targets"].items():
+        lines.append(f"{name}: ready" if state["ready"] else f"{name}: missing {', '.join(state['missing'])}; {state['mend']}")
+    return Result(document, "\n".join(lines))
+
+
+@contextmanager
+def _planned(recipe, targets, overrides, devices):  # type: ignore[no-untyped-def]
+    """A plan and its source; while the context lasts, modules beside the recipe can be imported."""
+    from edgekd.build import store_root
+    from edgekd.keys import Fingerprints
+    from edgekd.plan import make_plan
+    from edgekd.recipe import load_recipe, resolve_paths
+    from edgekd.references import importable
+
+    source = load_recipe(recipe, overrides)
+    with importable(source.folder):
+        fingerprints = Fingerprints(store_root(source.folder) / "fingerprints.json")
+        plan = make_plan(resolve_paths(source), targets, fingerprints, devices)
+        fingerprints.save()
+        yield plan, source
+
+
+def _artifact_line(entry: dict[str, Any]) -> str:
+    valid = [measurement for measurement in entry["measurements"] if measurement["valid"]]
+    times = "; ".join(f"p50 {m['p50_ms']['value']:.4g} ms on {m['device']} ({m['timing']})" for m in valid)
+    return (
+        f"{entry['path']}: {entry['bytes']:,} bytes, accuracy {100 * entry['accuracy']['exported']:.2f} % "
+        f"(student {100 * entry['accuracy']['student_float']:.2f}, teacher {100 * entry['accuracy']['teacher']:.2f}), "
+        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; {times or 'no valid measurement'}"
+    )
+
+
+def _bench_text(model: Path, document: dict[str, Any]) -> str:
+    def times(name: str) -> str:
+        percentile = document[f"{name}_ms"]
+        if percentile is None:
+            return f"{name} not supported by {document['samples']} runs"
+        return f"{name} {percentile['value']:.4g} ms ({percentile['low']:.4g} to {percentile['high']:.4g})"
+
+    return "\n".join(
+        [
+            f"{model} on {document['device']}: {times('p50')}, {times('p90')}, {document['timing']}",
+            f"load {document['load_ms']:.3g} ms, peak memory {document['peak_memory_bytes'] / 1e6:.1f} MB "
+            f"({document['base_memory_bytes'] / 1e6:.1f} MB before loading), {document['samples']:,} runs, "
+            f"protocol {document['protocol']}, {document['harness']}",
+        ]
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,146 @@
+"""The one quantized form of a student, which every exporter starts from and none recalibrates."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from nncf.torch.function_hook import get_hook_storage
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.utils import parametrize
+
+from edgekd.compress import nncf_backend
+from edgekd.compress.fold import fold_batch_norm
+from edgekd.compress.quantizers import Quantizer
+from edgekd.errors import ExportError
+from edgekd.models.build import Architecture, build, example_input
+
+ops = torch.ops.quantized_decomposed
+
+
+@dataclass(frozen=True)
+class QuantizedProgram:
+    """A quantization-aware trained model and what its quantizers have learned.
+
+    model: the NNCF model, float arithmetic with quantizers; parity is measured against it.
+    example: zeros of shape (1, ...), float32.
+    table: every quantizer, in the order of the graph.
+    """
+
+    model: nn.Module
+    example: torch.Tensor
+    table: tuple[Quantizer, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, example: torch.Tensor) -> "QuantizedProgram":
+        """Read the table from a trained NNCF model.
+
+        Raises ExportError for an activation that is quantized per channel, which no format can hold.
+        """
+        table = tuple(
+            _quantizer(tensor, is_weight, quantizer, model)
+            for _, tensor, is_weight, quantizer in nncf_backend.quantizers_of(model, example)
+        )
+        return cls(model.eval(), example, table)
+
+    def frozen(self, stored: bool) -> nn.Module:
+        """A copy whose quantizers are explicit quantize and dequantize operations with the learned numbers.
+
+        stored=True keeps weights as int8 with a dequantize; False keeps them float with quantize and dequantize,
+        which is what LiteRT's converter wants. Either way the values are the same.
+        """
+        model = copy.deepcopy(self.model)
+        hooks = get_hook_storage(model)
+        entries = zip(self.table, nncf_backend.quantizers_of(self.model, self.example), strict=True)
+        for entry, (hook, tensor, is_weight, _) in entries:
+            if is_weight:
+                owner, _, leaf = tensor.rpartition(".")
+                layer = model.get_submodule(owner)
+                form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
+                parametrize.register_parametrization(layer, leaf, form, unsafe=True)
+                hooks.delete_hook(hook)
+            else:
+                hooks.set_submodule(hook, QuantizedActivation(entry))
+        return model.eval()
+
+
+class QuantizedActivation(nn.Module):
+    """Quantize to int8 and back, per tensor."""
+
+    def __init__(self, entry: Quantizer) -> None:
+        super().__init__()
+        self.entry = entry
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        numbers = (self.entry.scale[0], self.entry.zero_point[0], self.entry.low, self.entry.high, torch.int8)
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(inputs, *numbers), *numbers)
+
+
+class FakeQuantizedWeight(nn.Module):
+    """A float weight, quantized to int8 and back per channel."""
+
+    def __init__(self, entry: Quantizer) -> None:
+        super().__init__()
+        self.entry = entry
+        self.register_buffer("scale", torch.tensor(entry.scale, dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(entry.zero_point, dtype=torch.int64))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.dequantize(self.quantize(weight))
+
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        return ops.quantize_per_channel(weight, *self._numbers())  # type: ignore[no-any-return]
+
+    def dequantize(self, stored: torch.Tensor) -> torch.Tensor:
+        return ops.dequantize_per_channel(stored, *self._numbers())  # type: ignore[no-any-return]
+
+    def _numbers(self) -> tuple[object, ...]:
+        return (self.scale, self.zero_point, self.entry.axis, self.entry.low, self.entry.high, torch.int8)
+
+
+class StoredWeight(FakeQuantizedWeight):
+    """The same weight kept as int8: the float one is not used any more."""
+
+    def __init__(self, entry: Quantizer, weight: torch.Tensor) -> None:
+        super().__init__(entry)
+        self.register_buffer("stored", self.quantize(weight.detach()))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.dequantize(self.stored)
+
+
+def save_program(program: QuantizedProgram, architecture_file: Path, folder: Path) -> None:
+    """Write what `load_program` needs: weights and ranges, where the quantizers sit, and the architecture."""
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in program.model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    (folder / "quantizers.json").write_text(json.dumps(nncf_backend.get_config(program.model), sort_keys=True))
+    (folder / "architecture.json").write_bytes(architecture_file.read_bytes())
+
+
+def load_program(folder: Path, architecture: Architecture) -> QuantizedProgram:
+    """Exactly the program that was saved: the same outputs, the same table."""
+    example = example_input(architecture.input_shape)
+    model = fold_batch_norm(build(architecture, "student"), example)
+    restored = nncf_backend.restore(model, json.loads((folder / "quantizers.json").read_text()))
+    restored.load_state_dict(load_file(folder / "weights.safetensors"))
+    return QuantizedProgram.of(restored, example)
+
+
+def _quantizer(
+    tensor: str, is_weight: bool, quantizer: nncf_backend.BaseQuantizer, model: nn.Module
+) -> Quantizer:
+    low, high, scale, zero_point = quantizer.get_parameters_for_torch_fq()
+    if not is_weight:
+        if scale.numel() != 1:
+            raise ExportError(f"{tensor}: its activation is quantized per channel, which no runtime takes")
+        shift = 128 if low == 0 else 0  # an unsigned 8-bit quantizer is the same numbers in int8, moved by 128
+        return Quantizer(
+            tensor, "activation", (float(scale),), (int(zero_point) - shift,), int(low) - shift, int(high) - shift
+        )
+    axis = max(range(len(quantizer.scale_shape)), key=lambda dimension: quantizer.scale_shape[dimension])
+    channels = model.get_parameter(tensor).shape[axis]
+    scales = scale.expand(channels).tolist()
+    return Quantizer(tensor, "weight", tuple(scales), (0,) * channels, int(low), int(high), axis)

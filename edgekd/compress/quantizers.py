@@ -1,0 +1,38 @@
+"""The quantizer table: every learned scale and zero point, by the tensor that it belongs to."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """real = scale * (q - zero_point), with q an int8 of `low` to `high`.
+
+    tensor: a parameter's name, or the operation whose output it is.
+    scale, zero_point: one entry, or one a channel along `axis`. The scales are float32 values.
+    """
+
+    tensor: str
+    kind: Literal["weight", "activation"]
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    low: int
+    high: int
+    axis: int | None = None
+    dtype: str = "int8"
+
+
+def write_table(table: Sequence[Quantizer], file: Path) -> None:
+    file.write_text(json.dumps([dataclasses.asdict(quantizer) for quantizer in table], indent=1))
+
+
+def read_table(document: list[dict]) -> tuple[Quantizer, ...]:  # type: ignore[type-arg]
+    """The table from its JSON document; a float written as JSON comes back as the same float."""
+    return tuple(
+        Quantizer(**{**entry, "scale": tuple(entry["scale"]), "zero_point": tuple(entry["zero_point"])})
+        for entry in document
+    )

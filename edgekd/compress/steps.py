@@ -1,0 +1,64 @@
+"""The step that makes the quantized program."""
+
+
+import numpy as np
+import torch
+
+from edgekd.artifact import Artifact, Facts
+from edgekd.compress import nncf_backend
+from edgekd.compress.fold import fold_batch_norm
+from edgekd.compress.program import QuantizedProgram, load_program, save_program
+from edgekd.compress.quantizers import write_table
+from edgekd.distill.distiller import Distiller, soft_targets
+from edgekd.distill.examples import load_examples
+from edgekd.distill.trainer import fit
+from edgekd.errors import GateError
+from edgekd.models.build import example_input, load_architecture, load_module
+from edgekd.models.evaluate import accuracy
+from edgekd.seeding import deterministic
+from edgekd.step import Work
+from edgekd.step_configs import QuantizeConfig
+
+
+def quantize_student(work: Work[QuantizeConfig]) -> Facts:
+    """Fold batch norm, calibrate, and train with quantizers in place and the distillation losses on.
+
+    Files: `weights.safetensors`, `quantizers.json`, `architecture.json` (see `load_program`) and `table.json`.
+    """
+    deterministic(work.seed)
+    student, data = work.inputs["student"], work.inputs["data"]
+    module, architecture = load_module(student.path, "student")
+    example = example_input(architecture.input_shape)
+    examples = load_examples(data, work.inputs["outputs"])
+    folded = fold_batch_norm(module, example)
+    model = nncf_backend.insert_quantizers(folded, _calibration(examples.inputs[0], work.config, work.seed))
+    preprocessing = data.facts["preprocessing"]
+    if preprocessing["input"] == "raw pixels":
+        mean, std = preprocessing["mean"], preprocessing["std"]
+        nncf_backend.pin_input(model, example, low=(0 - mean) / std, high=(255 - mean) / std)
+    distiller = Distiller(model, None, soft_targets(work.config.temperature, work.config.weight))
+    fit(distiller, examples, work.config.quantization.train, work.seed, work.progress)
+    program = QuantizedProgram.of(model, example)
+    save_program(program, student.file("architecture.json"), work.out)
+    write_table(program.table, work.out / "table.json")
+    _check_restored(program, work, examples.inputs[0][:64])
+    return {"accuracy": accuracy(program.model, data), "quantizers": len(program.table)}
+
+
+def restore_program(artifact: Artifact) -> QuantizedProgram:
+    """The quantized program of a finished step."""
+    return load_program(artifact.path, load_architecture(artifact.path))
+
+
+def _calibration(inputs: torch.Tensor, config: QuantizeConfig, seed: int) -> torch.Tensor:
+    count = min(config.quantization.calibration_samples, len(inputs))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(inputs), count, replace=False))
+    return inputs[torch.from_numpy(chosen)]
+
+
+def _check_restored(program: QuantizedProgram, work: Work[QuantizeConfig], inputs: torch.Tensor) -> None:
+    restored = load_program(work.out, load_architecture(work.out))
+    with torch.no_grad():
+        same = torch.equal(restored.model(inputs), program.model(inputs))
+    if not same or restored.table != program.table:
+        raise GateError("quantize: the saved program does not answer like the trained one; report this as a bug")

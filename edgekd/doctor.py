@@ -1,0 +1,45 @@
+"""What is installed, what is missing for which target, and the command that mends it."""
+
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from typing import Any
+
+from edgekd.keys import package_version
+from edgekd.plan import DATA, EXPORTING, QUANTIZING, RUNTIMES
+from edgekd.target import load_target, target_names
+
+
+def examine() -> dict[str, Any]:
+    """Packages with the installed version, and each target with what it lacks."""
+    targets = {name: load_target(name) for name in target_names()}
+    needed = {
+        name: sorted({*DATA, *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]})
+        for name, target in targets.items()
+    }
+    packages = sorted({package for names in needed.values() for package in names})
+    tested = _tested_versions()
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "packages": {name: {"installed": package_version(name), "tested": tested.get(name)} for name in packages},
+        "targets": {
+            name: _readiness([package for package in needed[name] if package_version(package) is None], target.format)
+            for name, target in targets.items()
+        },
+    }
+
+
+def _readiness(missing: list[str], extra: str) -> dict[str, Any]:
+    mend = f"run: pip install 'edgekd[{extra}]'" if missing else ""
+    return {"ready": not missing, "missing": missing, "mend": mend}
+
+
+def _tested_versions() -> dict[str, str]:
+    """The exact versions that edgekd's own requirements name."""
+    try:
+        lines = requires("edgekd") or []
+    except PackageNotFoundError:
+        return {}
+    found = (re.match(r"([A-Za-z0-9._-]+)\s*==\s*([^\s;]+)", line) for line in lines)
+    return {match[1].lower(): match[2] for match in found if match}

@@ -1,0 +1,76 @@
+"""TensorFlow Lite files by litert-torch."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgekd.errors import ExportError
+
+IMAGE_DIMENSIONS = 4
+
+
+def export_int8(program: nn.Module, example: torch.Tensor, file: Path) -> None:
+    """Write a full-integer file from a program whose quantizers are explicit, weights float (`frozen(stored=False)`).
+
+    The input is channels last, batch 1; input and output are int8. Raises ExportError with the converter's reason.
+    """
+    _convert(program, example, file, quantized=True)
+
+
+def export_float32(model: nn.Module, example: torch.Tensor, file: Path) -> None:
+    """Write a float32 file, channels last, batch 1. Raises ExportError with the converter's reason."""
+    _convert(model, example, file, quantized=False)
+
+
+def _convert(model: nn.Module, example: torch.Tensor, file: Path, quantized: bool) -> None:
+    try:
+        with _quiet():
+            import litert_torch
+
+            if example.ndim == IMAGE_DIMENSIONS:
+                model = litert_torch.to_channel_last_io(model, args=[0])
+                example = example.permute(0, 2, 3, 1).contiguous()
+            config = _static_int8() if quantized else None
+            litert_torch.convert(model.eval(), (example,), quant_config=config).export(str(file))
+    except Exception as error:
+        raise ExportError(f"TFLite export: litert-torch refused the model: {_reason(error)}") from error
+    from edgekd.export.tflite_pack import slim
+
+    file.write_bytes(slim(file.read_bytes()))
+
+
+def _static_int8() -> object:
+    """The converter's scheme for programs with quantizers in them; without it the convolutions stay float."""
+    from litert_torch.quantize import pt2e_quantizer
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    scheme = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True, is_qat=True)
+    return QuantConfig(pt2e_quantizer=pt2e_quantizer.PT2EQuantizer().set_global(scheme))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter prints from Python and from C++; none of it is the caller's output."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            os.dup2(null.fileno(), 2)
+            yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        logging.disable(previous)

@@ -1,0 +1,92 @@
+"""A .tflite file without what the runtime does not need."""
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+BUFFER_ALIGNMENT = 16
+"""Bytes; what the schema asks for tensor data, so that a mapped file can be used in place."""
+
+
+class _AlignedBuffer(schema.BufferT):
+    """The generated packer writes byte vectors unaligned."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 - the schema's own name
+        data = None if self.data is None else _aligned_vector(builder, self.data)
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        return int(schema.BufferEnd(builder))
+
+
+def slim(content: bytes) -> bytes:
+    """The same model with short names: inputs, outputs and the signature keep one, inner tensors have none.
+
+    Also dropped: empty quantization records, metadata of the converter, and copies of identical buffers.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model.description = None
+    _drop_converter_metadata(model)
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.name = None
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
+        _name(subgraph, subgraph.inputs, "input")
+        _name(subgraph, subgraph.outputs, "output")
+    for signature in model.signatureDefs or []:
+        for kind, entries in (("input", signature.inputs), ("output", signature.outputs)):
+            for position, entry in enumerate(entries):
+                entry.name = _numbered(kind, position, len(entries))
+    _share_buffers(model)
+    return pack(model)
+
+
+def pack(model: Any) -> bytes:
+    """A schema object as a file, tensor data aligned."""
+    for buffer in model.buffers:
+        buffer.__class__ = _AlignedBuffer
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _name(subgraph: Any, indices: Any, kind: str) -> None:
+    for position, index in enumerate(indices):
+        subgraph.tensors[index].name = _numbered(kind, position, len(indices))
+
+
+def _numbered(kind: str, position: int, count: int) -> str:
+    return kind if count == 1 else f"{kind}_{position}"
+
+
+def _drop_converter_metadata(model: Any) -> None:
+    kept = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
+    model.metadata = kept or None
+
+
+def _share_buffers(model: Any) -> None:
+    """Keep one buffer per content. Buffer 0 is the empty one, which every tensor without data refers to."""
+    buffers, positions, moved = [model.buffers[0]], {b"": 0}, {}
+    for index, buffer in enumerate(model.buffers):
+        content = b"" if buffer.data is None else np.asarray(buffer.data, dtype=np.uint8).tobytes()
+        if content not in positions:
+            positions[content] = len(buffers)
+            buffers.append(buffer)
+        moved[index] = positions[content]
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.buffer = moved[tensor.buffer]
+    for entry in model.metadata or []:
+        entry.buffer = moved[entry.buffer]
+    model.buffers = buffers
+
+
+def _aligned_vector(builder: flatbuffers.Builder, data: Any) -> int:
+    content = np.asarray(data, dtype=np.uint8).tobytes()
+    builder.StartVector(1, len(content), BUFFER_ALIGNMENT)
+    builder.head = builder.head - len(content)
+    builder.Bytes[builder.head : builder.head + len(content)] = content
+    return int(builder.EndVector())

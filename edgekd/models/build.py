@@ -1,0 +1,126 @@
+"""Models from their references, and their weights from files that cannot run code."""
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edgekd.config import nearest
+from edgekd.errors import UsageError
+from edgekd.references import call
+
+FAMILY = "edgekd.models"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a module again: its reference and arguments, and the task that it was built for."""
+
+    model: str
+    args: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    classes: int
+
+
+def build(architecture: Architecture, role: str) -> nn.Module:
+    """Build an untrained module and check that zeros of shape (1, *input_shape) give (1, classes).
+
+    Raises UsageError, naming `role` (teacher or student), if it does not.
+    """
+    module = call(architecture.model, FAMILY, architecture.input_shape, architecture.classes, args=architecture.args)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"{role}: {architecture.model} returned {type(module).__name__}, not a torch.nn.Module")
+    module.eval()
+    try:
+        with torch.no_grad():
+            outputs = module(example_input(architecture.input_shape))
+    except Exception as error:
+        shape = (1, *architecture.input_shape)
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{role}: {architecture.model} does not take an input of shape {shape}: {reason}") from error
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        raise UsageError(f"{role}: {architecture.model} must return logits of shape (N, classes)")
+    if outputs.shape[1] != architecture.classes:
+        raise UsageError(
+            f"{role}: {architecture.model} has {outputs.shape[1]} outputs, the data has {architecture.classes} classes"
+        )
+    return module
+
+
+def example_input(input_shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros of shape (1, *input_shape) with plain strides, which is what exporters need."""
+    return torch.zeros(1, *input_shape)
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def save_module(module: nn.Module, architecture: Architecture, folder: Path) -> None:
+    """Write `weights.safetensors` and `architecture.json`."""
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    (folder / "architecture.json").write_text(json.dumps(dataclasses.asdict(architecture)))
+
+
+def load_architecture(folder: Path) -> Architecture:
+    document = json.loads((folder / "architecture.json").read_text())
+    return Architecture(**{**document, "input_shape": tuple(document["input_shape"])})
+
+
+def load_module(folder: Path, role: str) -> tuple[nn.Module, Architecture]:
+    """What `save_module` wrote, in eval mode."""
+    architecture = load_architecture(folder)
+    module = build(architecture, role)
+    module.load_state_dict(load_file(folder / "weights.safetensors"))
+    return module.eval(), architecture
+
+
+def load_weights(module: nn.Module, file: Path, role: str) -> None:
+    """Fill a module from a user's weights: safetensors, or a torch state dict read with weights_only=True.
+
+    Raises UsageError if the file is missing, is a pickle that holds more than tensors, does not fit the module, or
+    holds a value that is not finite.
+    """
+    state = _read_state(file, role)
+    wanted = module.state_dict()
+    for name in wanted.keys() - state.keys():
+        raise UsageError(f"{role}.weights: {file} has no '{name}'; {nearest(name, state)}")
+    for name in state.keys() - wanted.keys():
+        raise UsageError(f"{role}.weights: '{name}' in {file} is not in the model; {nearest(name, wanted)}")
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            raise UsageError(
+                f"{role}.weights: '{name}' in {file} has shape {tuple(tensor.shape)}, the model and the data need "
+                f"{tuple(wanted[name].shape)}"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UsageError(f"{role}.weights: '{name}' in {file} holds NaN or infinity")
+    module.load_state_dict(state)
+
+
+def _read_state(file: Path, role: str) -> dict[str, torch.Tensor]:
+    if not file.is_file():
+        raise UsageError(f"{role}.weights: {file} is not a file")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"{role}.weights: {file} is not a plain state dict: it would run code or build objects when loaded; "
+            "save model.state_dict() or safetensors instead"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UsageError(f"{role}.weights: {file} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UsageError(f"{role}.weights: {file} is not a state dict (name -> tensor); save model.state_dict()")
+    return state

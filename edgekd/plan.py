@@ -1,0 +1,250 @@
+"""Recipe x targets: the ordered steps of a build, with every contract and dependency checked before one runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from edgekd.artifact import State
+from edgekd.bench.protocol import DEFAULT as DEFAULT_PROTOCOL
+from edgekd.device import load_device
+from edgekd.errors import DependencyError, UsageError
+from edgekd.keys import (
+    Fingerprints,
+    config_document,
+    digest,
+    package_version,
+    source_digest,
+)
+from edgekd.recipe import Recipe
+from edgekd.references import is_user_module, module_of
+from edgekd.step import Step
+from edgekd.step_configs import (
+    ExportConfig,
+    MeasureConfig,
+    QuantizeConfig,
+    StudentConfig,
+    VerifyConfig,
+)
+from edgekd.target import Target, load_target
+
+TRAINING = ("torch", "numpy", "safetensors")
+DATA = ("numpy", "scipy", "scikit-learn")
+QUANTIZING = (*TRAINING, "nncf")
+EXPORTING = {"tflite": ("litert-torch", "litert-converter", "ai-edge-litert", "flatbuffers")}
+RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers")}
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """One target of a plan, and the names of the steps that make, check and measure it."""
+
+    name: str
+    target: Target
+    export: str
+    float_export: str
+    checks: str
+    measurements: tuple[str, ...]
+    float_measurements: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in an order in which they can run, the key of each, and the targets they lead to."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    keys: Mapping[str, str]
+    targets: tuple[TargetPlan, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Step]:
+        return {step.name: step for step in self.steps}
+
+
+def make_plan(
+    recipe: Recipe, target_names: Sequence[str], fingerprints: Fingerprints, devices: Sequence[str] = ()
+) -> Plan:
+    """Lay out the steps and check them. `devices` overrides the devices that a target names.
+
+    Raises UsageError for an unknown target or device, data or modules that are missing, or steps that do not fit
+    each other; DependencyError for packages that are not installed.
+    """
+    targets = [(name, load_target(name)) for name in dict.fromkeys(target_names)]
+    steps = _training_steps(recipe)
+    plans = []
+    for name, target in targets:
+        added, plan = _target_steps(name, target, recipe, devices or target.devices)
+        steps.update(added)
+        plans.append(plan)
+    ordered = tuple(steps.values())
+    check_contracts(ordered)
+    check_packages(ordered, [target.format for _, target in targets])
+    return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
+
+
+def _training_steps(recipe: Recipe) -> dict[str, Step]:
+    def modules(*references: str) -> tuple[str, ...]:
+        names = [module_of(reference, "edgekd.models") for reference in references]
+        return tuple(name for name in names if is_user_module(name))
+
+    data, torch_model = State("dataset"), State("torch", "float32", "dense")
+    shared = {"data": "data", "outputs": "outputs"}
+    distill, quantize = recipe.distill, recipe.quantize
+    steps = [
+        Step("data", "edgekd.tasks.steps:prepare", recipe.task, data, packages=DATA, modules=modules(recipe.task.source)),
+        Step(
+            "teacher",
+            "edgekd.distill.steps:train_teacher",
+            recipe.teacher,
+            torch_model,
+            inputs={"data": "data"},
+            requires={"data": data},
+            packages=TRAINING,
+            modules=modules(recipe.teacher.model),
+        ),
+        Step(
+            "outputs",
+            "edgekd.distill.steps:cache_outputs",
+            None,
+            State("outputs"),
+            inputs={"data": "data", "teacher": "teacher"},
+            requires={"data": data, "teacher": State("torch", "float32")},
+            packages=TRAINING,
+            modules=modules(recipe.teacher.model),
+        ),
+        Step(
+            "student",
+            "edgekd.distill.steps:distill_student",
+            StudentConfig(recipe.student, distill),
+            torch_model,
+            inputs=shared,
+            requires={"data": data, "outputs": State("outputs")},
+            packages=TRAINING,
+            modules=modules(recipe.student.model),
+        ),
+        Step(
+            "program",
+            "edgekd.compress.steps:quantize_student",
+            QuantizeConfig(quantize, distill.temperature, distill.weight),
+            State("torch", "qat", "dense"),
+            inputs={**shared, "student": "student"},
+            requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
+            packages=QUANTIZING,
+            modules=modules(recipe.student.model),
+        ),
+    ]
+    return {step.name: _seeded(step, recipe.seed) for step in steps}
+
+
+def _target_steps(
+    name: str, target: Target, recipe: Recipe, devices: Iterable[str]
+) -> tuple[dict[str, Step], TargetPlan]:
+    student_module = module_of(recipe.student.model, "edgekd.models")
+    modules = (student_module,) if is_user_module(student_module) else ()
+    exporting, runtime = EXPORTING[target.format], RUNTIMES[target.runtime]
+    export_name, float_name = f"export[{target.format} {target.precision}]", f"export[{target.format} float32]"
+    exported = State(target.format, target.precision, None)
+    checks = Step(
+        f"verify[{name}]",
+        "edgekd.verify.steps:verify_export",
+        VerifyConfig(target.parity, target.coverage, recipe.budgets),
+        State("checks"),
+        inputs={
+            "export": export_name,
+            "float": float_name,
+            "program": "program",
+            "student": "student",
+            "teacher": "teacher",
+            "data": "data",
+        },
+        requires={"export": exported, "float": State(target.format, "float32"), "program": State("torch", "qat")},
+        packages=(*QUANTIZING, *runtime),
+        modules=modules,
+    )
+    steps = [
+        Step(
+            export_name,
+            "edgekd.export.steps:export_quantized",
+            ExportConfig(target.format, target.precision),
+            State(target.format, target.precision, "dense"),
+            inputs={"program": "program"},
+            requires={"program": State("torch", "qat")},
+            packages=(*QUANTIZING, *exporting),
+            modules=modules,
+        ),
+        Step(
+            float_name,
+            "edgekd.export.steps:export_float",
+            ExportConfig(target.format, "float32"),
+            State(target.format, "float32", "dense"),
+            inputs={"student": "student"},
+            requires={"student": State("torch", "float32")},
+            packages=(*TRAINING, *exporting),
+            modules=modules,
+        ),
+        checks,
+    ]
+    measured: dict[str, list[str]] = {export_name: [], float_name: []}
+    for device in devices:
+        load_device(device)
+        for source in measured:
+            measure = Step(
+                f"measure[{source.removeprefix('export[').removesuffix(']')} on {device}]",
+                "edgekd.bench.steps:measure_export",
+                MeasureConfig(device, DEFAULT_PROTOCOL),
+                State("measurement"),
+                inputs={"export": source, "checks": checks.name},
+                requires={"export": State(target.format), "checks": State("checks")},
+                packages=("numpy", *runtime),
+            )
+            measured[source].append(measure.name)
+            steps.append(measure)
+    plan = TargetPlan(
+        name, target, export_name, float_name, checks.name, tuple(measured[export_name]), tuple(measured[float_name])
+    )
+    return {step.name: _seeded(step, recipe.seed) for step in steps}, plan
+
+
+def _seeded(step: Step, seed: int) -> Step:
+    return Step(**{**vars(step), "seed": seed})
+
+
+def check_contracts(steps: Sequence[Step]) -> None:
+    """Every input must come from an earlier step, in the state that the step requires. Raises UsageError."""
+    made: dict[str, State] = {}
+    for step in steps:
+        for role, source in step.inputs.items():
+            if source not in made:
+                raise UsageError(f"plan: step '{step.name}' needs '{source}', which no earlier step makes")
+            required = step.requires.get(role)
+            if required is not None and not made[source].meets(required):
+                raise UsageError(f"plan: step '{step.name}' needs a {required} as {role}; '{source}' is {made[source]}")
+        made[step.name] = step.ensures
+
+
+def check_packages(steps: Iterable[Step], extras: Sequence[str]) -> None:
+    """Raise DependencyError, with the command that mends it, if a step's package is not installed."""
+    missing = sorted({name for step in steps for name in step.packages if package_version(name) is None})
+    if missing:
+        wanted = ",".join(sorted(set(extras)))
+        raise DependencyError(f"not installed: {', '.join(missing)}; run: pip install 'edgekd[{wanted}]'")
+
+
+def versions_of(step: Step) -> dict[str, str]:
+    return {name: package_version(name) or "" for name in sorted(set(step.packages))}
+
+
+def keys_of(steps: Iterable[Step], fingerprints: Fingerprints) -> dict[str, str]:
+    """The key of each step: all that its result depends on, and nothing else. Its name is not part of it."""
+    keys: dict[str, str] = {}
+    for step in steps:
+        document = {
+            "function": step.function,
+            "config": config_document(step.config, fingerprints),
+            "inputs": {role: keys[source] for role, source in step.inputs.items()},
+            "source": source_digest((step.function.partition(":")[0], *step.modules)),
+            "versions": versions_of(step),
+            "seed": step.seed,
+        }
+        keys[step.name] = digest(document)
+    return keys

@@ -1,0 +1,241 @@
+"""What to build: the user's TOML file as frozen dataclasses.
+
+Every field of a recipe is declared here, with its unit, its range and its default.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+from pydantic.dataclasses import dataclass
+
+from edgekd.config import STRICT, nearest, read_config, read_text
+from edgekd.errors import UsageError
+from edgekd.resources import BUILT_IN_RECIPES
+
+FILE_NAME = "edgekd.toml"
+DEFAULT = "digits"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
+FunctionReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Points = Annotated[float, Field(ge=0, le=100)]
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImageAugment:
+    """Random views of a training image, drawn once from the seed and kept."""
+
+    views: Count = 1
+    """Versions of each sample; the first is the sample itself."""
+    shift: NotNegative = 0.0
+    """Largest shift in pixels, each direction; a fraction interpolates."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation, degrees, each direction."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of size."""
+    noise: NotNegative = 0.0
+    """Standard deviation of added noise, in pixel values of 0 to 255."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImageTask:
+    """Image classification. A pixel p of 0 to 255 becomes the number (p - mean) / std.
+
+    One whole-number mean and one std serve all channels: then the normalisation is exactly the scale and the zero
+    point of the int8 input, the exported model takes raw pixels, and padding stays right.
+    """
+
+    kind: Literal["image-classification"]
+    source: FunctionReference
+    data: Path | None = None
+    args: Arguments = dataclasses.field(default_factory=dict)
+    mean: Annotated[int, Field(ge=0, le=255)] = 128
+    std: Positive = 64.0
+    augment: ImageAugment = dataclasses.field(default_factory=ImageAugment)
+
+
+@dataclass(frozen=True, config=STRICT)
+class AudioAugment:
+    """Random views of a training recording, drawn once from the seed and kept."""
+
+    views: Count = 1
+    """Versions of each sample; the first is the sample itself."""
+    shift: NotNegative = 0.0
+    """Largest shift in time, seconds, each direction."""
+    speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of speed (resampled: tempo and pitch together)."""
+    gain: NotNegative = 0.0
+    """Largest change of level, dB, each direction."""
+    noise: Share = 0.0
+    """Largest standard deviation of added white noise, as a share of full scale."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AudioTask:
+    """Audio classification on log-mel features; lengths are in samples, frequencies in Hz."""
+
+    kind: Literal["audio-classification"]
+    source: FunctionReference
+    data: Path | None = None
+    args: Arguments = dataclasses.field(default_factory=dict)
+    sample_rate: Count = 16000
+    clip_seconds: Positive = 1.0
+    win_length: Count = 512
+    hop_length: Count = 320
+    n_fft: Count = 512
+    n_mels: Count = 40
+    f_min: NotNegative = 20.0
+    f_max: Positive = 8000.0
+    augment: AudioAugment = dataclasses.field(default_factory=AudioAugment)
+
+    def __post_init__(self) -> None:
+        if self.f_max > self.sample_rate / 2:
+            raise ValueError(f"task.f_max of {self.f_max:g} Hz is above half the sample rate of {self.sample_rate} Hz")
+        if self.f_min >= self.f_max:
+            raise ValueError(f"task.f_min of {self.f_min:g} Hz is not below f_max of {self.f_max:g} Hz")
+        if self.n_fft < self.win_length:
+            raise ValueError(f"task.n_fft of {self.n_fft} is shorter than win_length of {self.win_length}")
+        if round(self.clip_seconds * self.sample_rate) < self.win_length:
+            raise ValueError(f"task.clip_seconds of {self.clip_seconds:g} is shorter than one window")
+
+
+Task = Annotated[ImageTask | AudioTask, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """AdamW with a one-cycle learning rate. An epoch sees every sample once, in one of its views."""
+
+    epochs: Count
+    batch_size: Count = 64
+    learning_rate: Positive = 3e-3
+    weight_decay: NotNegative = 1e-2
+
+
+@dataclass(frozen=True, config=STRICT)
+class Teacher:
+    """The model to learn from: given with its weights, or trained here first."""
+
+    model: Reference
+    args: Arguments = dataclasses.field(default_factory=dict)
+    weights: Path | None = None
+    train: Training | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.train is None):
+            raise ValueError("teacher: give either 'weights' (a trained teacher) or a [teacher.train] table")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Student:
+    """The model to build."""
+
+    model: Reference
+    args: Arguments = dataclasses.field(default_factory=dict)
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Distillation:
+    """Hard labels plus softened teacher outputs (Hinton et al. 2015)."""
+
+    train: Training
+    temperature: Positive = 4.0
+    weight: Share = 0.9
+    """Share of the soft loss; the hard loss has the rest."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Quantization:
+    """Int8 quantization-aware training, with the distillation losses kept on."""
+
+    train: Training
+    calibration_samples: Count = 256
+
+
+@dataclass(frozen=True, config=STRICT)
+class Budgets:
+    """What the result must hold, checked on the exported file; a build that breaks one ends with exit code 5."""
+
+    below_teacher: Points | None = None
+    """The float student may be this many points of accuracy below its teacher."""
+    below_student: Points = 0.5
+    """The exported model may be this many points below the float student, or two test samples if that is more."""
+    bytes: Count | None = None
+    """Largest file."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """One build: data, teacher, student, and the steps between them."""
+
+    name: Name
+    task: Task
+    teacher: Teacher
+    student: Student
+    distill: Distillation
+    quantize: Quantization
+    budgets: Budgets = dataclasses.field(default_factory=Budgets)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a recipe was read from. Paths and user modules in it are relative to `folder`."""
+
+    recipe: Recipe
+    origin: str
+    folder: Path
+
+
+def load_recipe(name: str | None, overrides: Sequence[str] = ()) -> Source:
+    """Find and read a recipe: a file, a built-in name, or by default `edgekd.toml` here, else `digits`.
+
+    Paths given by an override are relative to the current folder, like every path on a command line; paths in the
+    file are relative to the file.
+
+    Raises UsageError if there is no such recipe or it does not hold together.
+    """
+    here = Path.cwd()
+    if name is None:
+        name = FILE_NAME if (here / FILE_NAME).is_file() else DEFAULT
+    if name.endswith(".toml") or "/" in name or Path(name).is_file():
+        file = Path(name)
+        text, origin, folder = read_text(file), str(file), file.resolve().parent
+    else:
+        built_in = {entry.stem: entry for entry in BUILT_IN_RECIPES.glob("*.toml")}
+        if name not in built_in:
+            raise UsageError(f"recipe '{name}': no such file or built-in recipe; {nearest(name, built_in)}")
+        text, origin, folder = read_text(built_in[name]), f"built-in recipe '{name}'", here
+    recipe = read_config(Recipe, text, origin, [_from_here(override, here) for override in overrides])
+    return Source(recipe, origin, folder)
+
+
+def _from_here(override: str, here: Path) -> str:
+    key, _, value = override.partition("=")
+    if key.strip() in ("task.data", "teacher.weights", "student.weights"):
+        return f"{key}={here / value.strip().strip(chr(34))}"
+    return override
+
+
+def resolve_paths(source: Source) -> Recipe:
+    """The recipe with its paths made absolute, relative to the folder that it came from."""
+    recipe, folder = source.recipe, source.folder
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else (folder / path.expanduser()).resolve()
+
+    return dataclasses.replace(
+        recipe,
+        task=dataclasses.replace(recipe.task, data=absolute(recipe.task.data)),
+        teacher=dataclasses.replace(recipe.teacher, weights=absolute(recipe.teacher.weights)),
+        student=dataclasses.replace(recipe.student, weights=absolute(recipe.student.weights)),
+    )

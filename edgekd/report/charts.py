@@ -1,0 +1,62 @@
+"""The report's pictures, as SVG to put into a page."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+INK, MUTED, GRID = "#1c2733", "#5b6b7b", "#dfe5ec"
+COLOURS = ("#8a97a6", "#4f86c6", "#1f9d6b")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its name, its value, and the value in words; error is (below, above) or None."""
+
+    name: str
+    value: float
+    label: str
+    error: tuple[float, float] | None = None
+
+
+def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
+    """A horizontal bar chart, one bar a model, with the values written beside them."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": "edgekd", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure, axes = pyplot.subplots(figsize=(4.2, 0.5 + 0.48 * len(entries)))
+        positions = range(len(entries))[::-1]
+        colours = COLOURS[-len(entries) :]
+        axes.barh(positions, [entry.value for entry in entries], color=colours, height=0.62)
+        for position, entry in zip(positions, entries, strict=True):
+            if entry.error:
+                below, above = entry.error
+                axes.errorbar(entry.value, position, xerr=[[below], [above]], color=INK, capsize=2, linewidth=1)
+            axes.annotate(
+                entry.label,
+                (entry.value, position),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
+        axes.set_yticks(list(positions), [entry.name for entry in entries], fontsize=9, color=INK)
+        axes.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold")
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_xlim(min(entry.value for entry in entries) / 4, max(entry.value for entry in entries) * 6)
+        else:
+            axes.set_xlim(0, max(entry.value for entry in entries) * 1.35)
+        axes.xaxis.set_visible(False)
+        axes.tick_params(length=0)
+        for side in ("top", "right", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.spines["left"].set_color(GRID)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+        pyplot.close(figure)
+    svg = stream.getvalue()
+    return svg[svg.index("<svg") :]

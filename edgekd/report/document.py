@@ -1,0 +1,77 @@
+"""The report as one JSON document, put together from what the steps found out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgekd.artifact import Artifact
+from edgekd.plan import Plan, TargetPlan
+
+
+def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """All that a reader of the report can ask for. Equal artifacts give an equal document."""
+    teacher, student = artifacts["teacher"], artifacts["student"]
+    data, program = artifacts["data"], artifacts["program"]
+    return {
+        "recipe": plan.recipe.name,
+        "seed": plan.recipe.seed,
+        "data": data.facts,
+        "teacher": teacher.facts,
+        "student": student.facts,
+        "distillation": student.provenance.config["distill"],
+        "quantization": program.provenance.config,
+        "artifacts": [target_document(target, artifacts) for target in plan.targets],
+        "steps": [
+            {
+                "name": step.name,
+                "key": plan.keys[step.name],
+                "seconds": artifacts[step.name].provenance.seconds,
+                "created": artifacts[step.name].provenance.created,
+            }
+            for step in plan.steps
+        ],
+        "versions": _versions(artifacts),
+    }
+
+
+def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """One exported model: what it is, what was checked, what was measured."""
+    export, checks = artifacts[target.export], artifacts[target.checks]
+    float_export, student = artifacts[target.float_export], artifacts["student"]
+    file = export.files[export.facts["file"]]
+    return {
+        "target": target.name,
+        "title": target.target.title,
+        "format": target.target.format,
+        "runtime": target.target.runtime,
+        "path": f"{target.name}/{export.facts['file']}",
+        "bytes": file.bytes,
+        "sha256": file.sha256,
+        "precision": target.target.precision,
+        "float32": {"bytes": float_export.facts["bytes"], "path": f"{target.name}/float32/{float_export.facts['file']}"},
+        "accuracy": checks.facts["accuracy"],
+        "parity": checks.facts["parity"],
+        "parity_limits": {"agreement": target.target.parity.agreement, "max_lsb": target.target.parity.max_lsb},
+        "quantizers": checks.facts["quantizers"],
+        "ops": checks.facts["ops"],
+        "cost": {
+            "params": student.facts["params"],
+            "macs": student.facts["macs"],
+            "bytes_moved": checks.facts["bytes_moved"],
+        },
+        "input": checks.facts["input"],
+        "output": checks.facts["output"],
+        "measurements": [measurement_document(artifacts[name]) for name in target.measurements],
+        "float32_measurements": [measurement_document(artifacts[name]) for name in target.float_measurements],
+    }
+
+
+def measurement_document(artifact: Artifact) -> dict[str, Any]:
+    return {**artifact.facts, "taken": artifact.provenance.created}
+
+
+def _versions(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    return {
+        name: version
+        for artifact in artifacts.values()
+        for name, version in sorted(artifact.provenance.versions.items())
+    }

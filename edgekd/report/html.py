@@ -1,0 +1,74 @@
+"""The report as one page that needs nothing else."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from edgekd.report.charts import Bar, bars
+
+
+def render(document: dict[str, Any]) -> str:
+    """The page for a report document: all styles and pictures inside, no request to anywhere."""
+    environment = Environment(
+        loader=PackageLoader("edgekd.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(bytes=_bytes, count=_count, points=_points, ms=_ms, percent=_percent)
+    charts = [_charts(document, artifact) for artifact in document["artifacts"]]
+    return environment.get_template("report.html.jinja").render(report=document, charts=charts)
+
+
+def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
+    accuracy = artifact["accuracy"]
+    pictures = [
+        bars(
+            "Accuracy on the test split, %",
+            [
+                Bar("teacher", accuracy["teacher"], _points(accuracy["teacher"])),
+                Bar("student, float", accuracy["student_float"], _points(accuracy["student_float"])),
+                Bar(f"exported {artifact['precision']}", accuracy["exported"], _points(accuracy["exported"])),
+            ],
+        ),
+        bars(
+            "Size (teacher: its float32 weights alone; log scale)",
+            [
+                Bar("teacher", 4 * report["teacher"]["params"], _bytes(4 * report["teacher"]["params"])),
+                Bar("student, float", artifact["float32"]["bytes"], _bytes(artifact["float32"]["bytes"])),
+                Bar(f"exported {artifact['precision']}", artifact["bytes"], _bytes(artifact["bytes"])),
+            ],
+            logarithmic=True,
+        ),
+    ]
+    pairs = zip(artifact["float32_measurements"], artifact["measurements"], strict=True)
+    for float32, exported in pairs:
+        if float32["valid"] and exported["valid"]:
+            names = ("student, float", f"exported {artifact['precision']}")
+            entries = [_latency(name, taken) for name, taken in zip(names, (float32, exported), strict=True)]
+            pictures.append(bars(f"Latency p50 on {exported['device']}, {exported['timing']}", entries))
+    return pictures
+
+
+def _latency(name: str, measurement: dict[str, Any]) -> Bar:
+    p50 = measurement["p50_ms"]
+    return Bar(name, p50["value"], _ms(p50["value"]), (p50["value"] - p50["low"], p50["high"] - p50["value"]))
+
+
+def _bytes(number: int) -> str:
+    if number < 10_000:
+        return f"{number:,} B"
+    return f"{number / 1000:,.1f} kB" if number < 1_000_000 else f"{number / 1e6:,.2f} MB"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g} ms" if value >= 1 else f"{1000 * value:.3g} µs"

@@ -1,0 +1,82 @@
+"""The data a task learns from, as a source function hands it over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekd.errors import UsageError
+
+GOLDEN_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set.
+
+    inputs: one raw sample each. Images: uint8, shape (N, height, width, channels). Audio: N waveforms, each a
+        1-D int16 array, or float in [-1, 1].
+    labels: integer class indices, shape (N,).
+    names: what each sample is called in an error message, N strings, or empty.
+    """
+
+    inputs: np.ndarray | Sequence[np.ndarray]
+    labels: np.ndarray
+    names: Sequence[str] = ()
+
+    def name(self, index: int) -> str:
+        return self.names[index] if self.names else f"sample {index}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source function returns: raw samples for training and test, and the class names in label order."""
+
+    train: Split
+    test: Split
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as model inputs.
+
+    train: float32, shape (views, N, channels, height, width). test: float32, (N, channels, height, width).
+    golden_raw: the first GOLDEN_SAMPLES test samples as the app has them.
+    preprocessing: how raw samples become model inputs, as JSON for the manifest.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    golden_raw: np.ndarray
+    preprocessing: dict[str, object]
+
+
+def check_labels(data: Dataset) -> None:
+    """Refuse splits that are empty, unlabelled, or of one class; labels out of range.
+
+    Raises UsageError, naming the split and the first sample at fault.
+    """
+    classes = len(data.labels)
+    if classes < 2:
+        raise UsageError(f"data: {classes} class named; classification needs at least two")
+    for split_name, split in (("train", data.train), ("test", data.test)):
+        labels = np.asarray(split.labels)
+        if len(split.inputs) == 0:
+            raise UsageError(f"data: the {split_name} split is empty")
+        if labels.shape != (len(split.inputs),):
+            raise UsageError(
+                f"data: {split_name} has {len(split.inputs)} samples but labels of shape {labels.shape}; "
+                "give one integer label per sample"
+            )
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise UsageError(f"data: {split_name} labels are {labels.dtype}; give integer class indices")
+        outside = np.flatnonzero((labels < 0) | (labels >= classes))
+        if outside.size:
+            first = int(outside[0])
+            raise UsageError(
+                f"data: {split_name} {split.name(first)} has label {int(labels[first])}; "
+                f"the {classes} classes are numbered 0 to {classes - 1}"
+            )
+        if np.unique(labels).size < 2:
+            raise UsageError(f"data: {split_name} holds one class only ({data.labels[int(labels[0])]})")

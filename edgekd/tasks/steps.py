@@ -1,0 +1,42 @@
+"""The step that turns a user's data into model inputs, once, for every step that follows."""
+
+import numpy as np
+
+from edgekd.artifact import Facts
+from edgekd.errors import UsageError
+from edgekd.recipe import AudioTask, ImageTask
+from edgekd.references import call
+from edgekd.step import Work
+from edgekd.tasks import audio, image
+from edgekd.tasks.dataset import Dataset, check_labels
+
+
+def prepare(work: Work[ImageTask | AudioTask]) -> Facts:
+    """Load, check and preprocess. Files: `train_inputs.npy`, float32 (views, N, channels, height, width);
+    `test_inputs.npy`, float32 (N, channels, height, width); `train_labels.npy`, `test_labels.npy`, int64 (N,);
+    `golden_raw.npy`, the first test samples as the app has them.
+    """
+    task = work.config
+    data = call(task.source, "", task, args=task.args)
+    if not isinstance(data, Dataset):
+        raise UsageError(f"{task.source} returned {type(data).__name__}; return an edgekd.tasks.Dataset")
+    check_labels(data)
+    rng = np.random.default_rng(work.seed)
+    if isinstance(task, ImageTask):
+        prepared = image.prepare(task, data, rng, work.progress)
+    else:
+        prepared = audio.prepare(task, data, rng, work.progress)
+    np.save(work.out / "train_inputs.npy", prepared.train)
+    np.save(work.out / "train_labels.npy", np.asarray(data.train.labels, dtype=np.int64))
+    np.save(work.out / "test_inputs.npy", prepared.test)
+    np.save(work.out / "test_labels.npy", np.asarray(data.test.labels, dtype=np.int64))
+    np.save(work.out / "golden_raw.npy", prepared.golden_raw)
+    return {
+        "task": task.kind,
+        "labels": list(data.labels),
+        "input_shape": list(prepared.test.shape[1:]),
+        "train_samples": len(data.train.labels),
+        "views": task.augment.views,
+        "test_samples": len(data.test.labels),
+        "preprocessing": prepared.preprocessing,
+    }

@@ -1,0 +1,66 @@
+"""An exported file as a graph, whatever its format: what read-back, coverage and cost are computed from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """One tensor of a file. constant: its values, or None. scale, zero_point: empty where it is not quantized."""
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: np.ndarray | None
+    scale: tuple[np.float32, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class FileNode:
+    """One operation: its name in the format, and the indices of its tensors."""
+
+    op: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FileGraph:
+    """Tensors by index, operations in order, and which tensors the app sees."""
+
+    tensors: tuple[FileTensor, ...]
+    nodes: tuple[FileNode, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def describe(self, tensor: FileTensor) -> str:
+        """A tensor in words: its name, or the operation around it."""
+        if tensor.name:
+            return f"'{tensor.name}'"
+        for position, node in enumerate(self.nodes):
+            if tensor.index in node.outputs:
+                return f"the output of {node.op} {position}"
+            if tensor.index in node.inputs:
+                return f"input {node.inputs.index(tensor.index)} of {node.op} {position}"
+        return f"tensor {tensor.index}"
+
+
+def bytes_moved(graph: FileGraph) -> int:
+    """Bytes read and written if every operation reads each input once and writes each output once.
+
+    An upper bound for one inference that keeps nothing in caches: an estimate, not a measurement.
+    """
+    return sum(graph.tensors[index].bytes for node in graph.nodes for index in (*node.inputs, *node.outputs))
+
+
+def layout_changes(graph: FileGraph) -> list[str]:
+    """The operations that only move data between layouts, as `position:op`."""
+    return [f"{position}:{node.op}" for position, node in enumerate(graph.nodes) if node.op.upper() == "TRANSPOSE"]

@@ -1,0 +1,35 @@
+"""Does an exported file answer like the model that it was made from?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Parity:
+    """agreement: share of samples with the same largest output, 0 to 1. max_abs_diff: largest difference of a real
+    output. max_lsb: the same in steps of the output's scale; None for a float output. worst: the sample it is at.
+    disagreeing: samples whose largest output differs.
+    """
+
+    samples: int
+    agreement: float
+    max_abs_diff: float
+    max_lsb: float | None
+    worst: int
+    disagreeing: tuple[int, ...]
+
+
+def compare(expected: np.ndarray, found: np.ndarray, scale: float) -> Parity:
+    """Compare real outputs, float32, shape (N, classes); `scale` is the output's scale, 0 for float."""
+    difference = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(axis=1)
+    differing = np.flatnonzero(expected.argmax(axis=1) != found.argmax(axis=1))
+    largest = float(difference.max())
+    return Parity(
+        samples=len(expected),
+        agreement=1.0 - len(differing) / len(expected),
+        max_abs_diff=largest,
+        max_lsb=round(largest / scale, 3) if scale else None,
+        worst=int(difference.argmax()),
+        disagreeing=tuple(int(sample) for sample in differing),
+    )

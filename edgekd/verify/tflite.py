@@ -1,0 +1,63 @@
+"""Reading a .tflite file with the flatbuffer schema, independently of any runtime."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import UsageError
+from edgekd.runtimes.litert import check_file
+from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+
+
+def read_graph(file: Path) -> FileGraph:
+    """The main subgraph of a TFLite file. Raises UsageError if the file is not one or is damaged."""
+    check_file(file)
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(file.read_bytes(), 0))
+        subgraph = model.subgraphs[0]
+        dtypes = _names(schema.TensorType)
+        ops = _names(schema.BuiltinOperator)
+        tensors = tuple(_tensor(index, tensor, model, dtypes) for index, tensor in enumerate(subgraph.tensors))
+        nodes = tuple(
+            FileNode(
+                _op_name(model.operatorCodes[operator.opcodeIndex], ops),
+                tuple(int(index) for index in operator.inputs if index >= 0),
+                tuple(int(index) for index in operator.outputs),
+            )
+            for operator in subgraph.operators
+        )
+        return FileGraph(tensors, nodes, tuple(map(int, subgraph.inputs)), tuple(map(int, subgraph.outputs)))
+    except (struct.error, IndexError, TypeError, ValueError, AttributeError, KeyError, MemoryError) as error:
+        raise UsageError(f"{file}: damaged TFLite file ({type(error).__name__} while reading it)") from error
+
+
+def _tensor(index: int, tensor: Any, model: Any, dtypes: dict[int, str]) -> FileTensor:
+    dtype = dtypes[tensor.type].lower()
+    shape = tuple(int(side) for side in tensor.shape) if tensor.shape is not None else ()
+    data = model.buffers[tensor.buffer].data
+    constant = None
+    if data is not None and len(data):
+        constant = np.frombuffer(np.asarray(data, dtype=np.uint8).tobytes(), dtype=dtype).reshape(shape)
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
+        return FileTensor(index, _text(tensor.name), shape, dtype, constant)
+    scale = tuple(np.asarray(quantization.scale, dtype=np.float32))
+    zero_point = tuple(int(zero) for zero in quantization.zeroPoint)
+    axis = int(quantization.quantizedDimension) if len(scale) > 1 else None
+    return FileTensor(index, _text(tensor.name), shape, dtype, constant, scale, zero_point, axis)
+
+
+def _op_name(code: Any, ops: dict[int, str]) -> str:
+    return _text(code.customCode) if code.customCode else ops[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
