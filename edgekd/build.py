@@ -93,9 +93,7 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
     return BuildResult(report, document, results)
 
 
-def _run(
-    step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult], watcher: Watcher
-) -> StepResult:
+def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult], watcher: Watcher) -> StepResult:
     key = plan.keys[step.name]
     if found := store.get(key):
         watcher.done(step.name, True, 0.0)
@@ -143,9 +141,9 @@ def _contents(
         "golden.npz": (checks, "golden.npz"),
         f"float32/{float_export.facts['file']}": (float_export, float_export.facts["file"]),
     }
-    for name in (*target.measurements, *target.float_measurements):
-        artifact = artifacts[name]
-        files[f"measurements/{_file_name(name)}.npy"] = (artifact, "samples.npy")
+    for name in target.all_measurements:
+        if "samples.npy" in artifacts[name].files:
+            files[f"measurements/{_file_name(name)}.npy"] = (artifacts[name], "samples.npy")
     table = json.loads(artifacts["program"].file("table.json").read_text())
     manifest = {
         "edgekd": __version__,

@@ -20,11 +20,15 @@ app = typer.Typer(
 )
 
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", metavar="FILE|NAME", help="Default: edgekd.toml here, else the built-in digits.")
+    str | None,
+    typer.Option("--recipe", metavar="FILE|NAME", help="Default: edgekd.toml here, else the built-in digits."),
 ]
-TargetOption = Annotated[list[str], typer.Option("--target", metavar="T", help="What to make; may be given repeatedly.")]
+TargetOption = Annotated[
+    list[str], typer.Option("--target", metavar="T", help="What to make; may be given repeatedly.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, as in distill.weight=0.5.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, as in distill.weight=0.5."),
 ]
 DeviceOption = Annotated[
     list[str] | None, typer.Option("--device", metavar="D", help="Measure on this device instead of the target's own.")
@@ -110,7 +114,9 @@ def report(
 
 @app.command()
 def init(
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The built-in recipe to start from.")] = "digits",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="The built-in recipe to start from.")
+    ] = "digits",
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -172,7 +178,9 @@ def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise typer.Exit(_fail(f"{where}{error.strerror or error}; nothing was published", WRONG_USAGE, as_json)) from None
+        raise typer.Exit(
+            _fail(f"{where}{error.strerror or error}; nothing was published", WRONG_USAGE, as_json)
+        ) from None
     except Exception as error:
         if debug:
             raise

@@ -32,11 +32,14 @@ def build_command(
         with watching(len(plan.steps)) as watcher:
             watcher.say(f"recipe: {source.origin}")
             result = build(plan, Store(store_root(source.folder)), out, watcher)
-        artifacts = [{**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]]
+        artifacts = [
+            {**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]
+        ]
         for entry in artifacts:
-            for measurement in entry["measurements"] + entry["float32_measurements"]:
+            for measurement in entry["measurements"]:
                 if not measurement["valid"]:
-                    print(f"edgekd: a measurement is not valid: {measurement['why_not_valid']}", file=sys.stderr)
+                    reason = measurement["why_not_valid"]
+                    print(f"edgekd: {entry['target']} on {measurement['device']} not valid: {reason}", file=sys.stderr)
     document = {
         "recipe": plan.recipe.name,
         "report": str(result.report),
@@ -75,7 +78,7 @@ def verify_command(artifact_dir: Path) -> Result:
 
 
 def bench_command(model: Path, device: str, protocol: str, samples: Path | None) -> Result:
-    from edgekd.bench.measure import measure
+    from edgekd.bench.measurement import measure
     from edgekd.bench.protocol import PROTOCOLS
     from edgekd.progress import watching
     from edgekd.runtimes.litert import check_file
@@ -137,10 +140,14 @@ def doctor_command() -> Result:
     from edgekd.doctor import examine
 
     document = examine()
-    packages = [(name, state["installed"] or "missing", state["tested"] or "") for name, state in document["packages"].items()]
+    packages = [
+        (name, state["installed"] or "missing", state["tested"] or "") for name, state in document["packages"].items()
+    ]
     lines = [_table(("package", "installed", "tested with"), packages), ""]
     for name, state in document["targets"].items():
-        lines.append(f"{name}: ready" if state["ready"] else f"{name}: missing {', '.join(state['missing'])}; {state['mend']}")
+        lines.append(
+            f"{name}: ready" if state["ready"] else f"{name}: missing {', '.join(state['missing'])}; {state['mend']}"
+        )
     return Result(document, "\n".join(lines))
 
 
@@ -167,7 +174,8 @@ def _artifact_line(entry: dict[str, Any]) -> str:
     return (
         f"{entry['path']}: {entry['bytes']:,} bytes, accuracy {100 * entry['accuracy']['exported']:.2f} % "
         f"(student {100 * entry['accuracy']['student_float']:.2f}, teacher {100 * entry['accuracy']['teacher']:.2f}), "
-        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; {times or 'no valid measurement'}"
+        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; "
+        f"{times or 'no valid measurement'}"
     )
 
 

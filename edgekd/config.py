@@ -86,7 +86,7 @@ def _document_keys(loc: tuple[int | str, ...], document: Mapping[str, Any]) -> l
     keys: list[int | str] = []
     here: Any = document
     for position, part in enumerate(loc):
-        known = isinstance(here, Mapping) and part in here or isinstance(here, list)
+        known = isinstance(here, list) or (isinstance(here, Mapping) and part in here)
         if known or position == len(loc) - 1:
             keys.append(part)
             here = here[part] if known else None
@@ -97,9 +97,9 @@ def _siblings(kind: type, loc: tuple[int | str, ...]) -> list[str]:
     """The keys that are valid where `loc` points: walk the dataclass fields, and union members by their tag."""
     candidates = [kind]
     for part in loc[:-1]:
-        matching = [
-            field.type for c in candidates for field in dataclasses.fields(c) if field.name == part
-        ] or [c for c in candidates if part in _literal_values(c)]
+        matching = [field.type for c in candidates for field in dataclasses.fields(c) if field.name == part] or [
+            c for c in candidates if part in _literal_values(c)
+        ]
         candidates = [c for annotation in matching for c in _dataclasses_in(annotation)]
     return [field.name for c in candidates for field in dataclasses.fields(c)]
 

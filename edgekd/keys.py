@@ -4,11 +4,11 @@ import ast
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Fingerprints:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False) as stream:
             json.dump(self._known, stream)
-        os.replace(stream.name, self._file)
+        Path(stream.name).replace(self._file)
 
     def _file_digest(self, file: Path) -> str:
         stat = file.stat()
@@ -121,10 +121,18 @@ def _is_local(name: str, roots: set[str], importer: Path) -> bool:
 
 @cache
 def _source_file(module: str) -> Path | None:
+    """The .py file of a module, found without importing its parents."""
+    root, *rest = module.split(".")
     try:
-        spec = find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+        spec = find_spec(root)
+    except (ImportError, ValueError):
         return None
+    name = root
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 

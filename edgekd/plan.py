@@ -36,7 +36,10 @@ RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers")}
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """One target of a plan, and the names of the steps that make, check and measure it."""
+    """One target of a plan, and the names of the steps that make, check and measure it.
+
+    The float student and the teacher are measured beside the exported model, in the same runtime.
+    """
 
     name: str
     target: Target
@@ -44,7 +47,12 @@ class TargetPlan:
     float_export: str
     checks: str
     measurements: tuple[str, ...]
-    float_measurements: tuple[str, ...]
+    student_measurements: tuple[str, ...]
+    teacher_measurements: tuple[str, ...]
+
+    @property
+    def all_measurements(self) -> tuple[str, ...]:
+        return (*self.measurements, *self.student_measurements, *self.teacher_measurements)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,9 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
     shared = {"data": "data", "outputs": "outputs"}
     distill, quantize = recipe.distill, recipe.quantize
     steps = [
-        Step("data", "edgekd.tasks.steps:prepare", recipe.task, data, packages=DATA, modules=modules(recipe.task.source)),
+        Step(
+            "data", "edgekd.tasks.steps:prepare", recipe.task, data, packages=DATA, modules=modules(recipe.task.source)
+        ),
         Step(
             "teacher",
             "edgekd.distill.steps:train_teacher",
@@ -141,8 +151,10 @@ def _target_steps(
 ) -> tuple[dict[str, Step], TargetPlan]:
     student_module = module_of(recipe.student.model, "edgekd.models")
     modules = (student_module,) if is_user_module(student_module) else ()
+    teacher_module = module_of(recipe.teacher.model, "edgekd.models")
     exporting, runtime = EXPORTING[target.format], RUNTIMES[target.runtime]
     export_name, float_name = f"export[{target.format} {target.precision}]", f"export[{target.format} float32]"
+    teacher_name = f"export[{target.format} float32 teacher]"
     exported = State(target.format, target.precision, None)
     checks = Step(
         f"verify[{name}]",
@@ -174,7 +186,7 @@ def _target_steps(
         ),
         Step(
             float_name,
-            "edgekd.export.steps:export_float",
+            "edgekd.export.steps:export_student",
             ExportConfig(target.format, "float32"),
             State(target.format, "float32", "dense"),
             inputs={"student": "student"},
@@ -182,9 +194,19 @@ def _target_steps(
             packages=(*TRAINING, *exporting),
             modules=modules,
         ),
+        Step(
+            teacher_name,
+            "edgekd.export.steps:export_teacher",
+            ExportConfig(target.format, "float32"),
+            State(target.format, "float32", "dense"),
+            inputs={"teacher": "teacher"},
+            requires={"teacher": State("torch", "float32")},
+            packages=(*TRAINING, *exporting),
+            modules=(teacher_module,) if is_user_module(teacher_module) else (),
+        ),
         checks,
     ]
-    measured: dict[str, list[str]] = {export_name: [], float_name: []}
+    measured: dict[str, list[str]] = {export_name: [], float_name: [], teacher_name: []}
     for device in devices:
         load_device(device)
         for source in measured:
@@ -200,7 +222,14 @@ def _target_steps(
             measured[source].append(measure.name)
             steps.append(measure)
     plan = TargetPlan(
-        name, target, export_name, float_name, checks.name, tuple(measured[export_name]), tuple(measured[float_name])
+        name=name,
+        target=target,
+        export=export_name,
+        float_export=float_name,
+        checks=checks.name,
+        measurements=tuple(measured[export_name]),
+        student_measurements=tuple(measured[float_name]),
+        teacher_measurements=tuple(measured[teacher_name]),
     )
     return {step.name: _seeded(step, recipe.seed) for step in steps}, plan
 

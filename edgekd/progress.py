@@ -42,6 +42,12 @@ def watching(steps: int) -> Iterator[TerminalWatcher]:
     """A watcher on its own handle of stderr, so that a library that is kept quiet does not take the bar with it."""
     with os.fdopen(os.dup(sys.stderr.fileno()), "w") as stream:
         console = Console(file=stream)
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
             yield TerminalWatcher(console, bars, steps)

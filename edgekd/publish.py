@@ -1,7 +1,6 @@
 """From the store to the folder that the user takes: a target's model, manifest and golden samples, or nothing."""
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -55,7 +54,7 @@ def withdraw(target_folder: Path) -> None:
     if not target_folder.exists():
         return
     grave = Path(tempfile.mkdtemp(prefix=f".{target_folder.name}-", dir=target_folder.parent))
-    os.replace(target_folder, grave / "old")
+    target_folder.rename(grave / "old")
     shutil.rmtree(grave, ignore_errors=True)
 
 

@@ -41,7 +41,9 @@ def resolve(reference: str, family: str = "") -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         names = [name for name in vars(module) if not name.startswith("_") and callable(vars(module)[name])]
-        raise UsageError(f"{reference}: {module_name} has no function '{function_name}'; {nearest(function_name, names)}")
+        raise UsageError(
+            f"{reference}: {module_name} has no function '{function_name}'; {nearest(function_name, names)}"
+        )
     return function  # type: ignore[no-any-return]
 
 

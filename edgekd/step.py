@@ -56,4 +56,5 @@ class Step:
 
     def load(self) -> Callable[[Work[Any]], Facts]:
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)
+        function: Callable[[Work[Any]], Facts] = getattr(importlib.import_module(module), name)
+        return function

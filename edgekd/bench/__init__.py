@@ -1,0 +1,7 @@
+"""Measuring models on devices."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"measurement": ["Measurement", "measure"], "protocol": ["PROTOCOLS"]}
+)

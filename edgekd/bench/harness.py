@@ -1,8 +1,8 @@
 """The process that is measured: loads one model, runs it by a protocol, writes what it saw.
 
 Run as `python -m edgekd.bench.harness JOB`, where JOB is a JSON file with `model`, `inputs` (an .npz with arrays
-`0`, `1`, …, or null for generated ones), `runs`, `seconds`, `warmup_runs`, `warmup_seconds`, `threads` and `out`, a
-folder. It writes `samples.npy` (nanoseconds, uint64, in order) and `result.json` there.
+`arr_0`, `arr_1`, …, or null for generated ones), `runs`, `seconds`, `warmup_runs`, `warmup_seconds`, `threads` and
+`out`, a folder. It writes `samples.npy` (nanoseconds, uint64, in order) and `result.json` there.
 """
 
 import json
@@ -50,7 +50,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     load = time.perf_counter_ns() - started
     if job["inputs"]:
         with np.load(job["inputs"]) as arrays:
-            inputs = [arrays[str(position)] for position in range(len(session.inputs))]
+            inputs = [arrays[f"arr_{position}"] for position in range(len(session.inputs))]
     else:
         inputs = generated_inputs(session.inputs)
     session.set_inputs(inputs)

@@ -42,9 +42,7 @@ def percentile(samples: np.ndarray, share: float) -> Percentile | None:
         return None
     ordered = np.sort(samples)
     levels = np.unique(ordered[np.linspace(0, len(ordered) - 1, min(BINS, len(ordered))).round().astype(int)])
-    counts = np.stack(
-        [np.bincount(np.searchsorted(levels, block), minlength=len(levels)) for block in blocks(samples)]
-    )
+    counts = np.stack([np.bincount(np.searchsorted(levels, block), minlength=len(levels)) for block in blocks(samples)])
     random = np.random.default_rng(0)
     drawn = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
     cumulative = np.cumsum(drawn @ counts, axis=1)

@@ -1,6 +1,7 @@
 """Folding batch normalisation into the layer before it."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +23,8 @@ def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:
     folded = copy.deepcopy(model).eval()
     for layer_name, norm_name in _pairs(folded, example):
         layer, norm = folded.get_submodule(layer_name), folded.get_submodule(norm_name)
-        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        folded.set_submodule(layer_name, fuse(layer, norm))  # type: ignore[arg-type]
+        fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        folded.set_submodule(layer_name, fuse(layer, norm))
         folded.set_submodule(norm_name, nn.Identity())
     return folded.eval()
 

@@ -1,15 +1,14 @@
 """NNCF, set up for quantization-aware training on any machine: no compiler, no log lines, no telemetry."""
 
-import contextlib
 import logging
-import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-os.environ.setdefault("NNCF_CI", "1")  # the switch by which NNCF sends no usage statistics
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # NNCF would send usage statistics with it
 
 import nncf
 import nncf.torch.quantization.extensions as nncf_extensions
@@ -26,6 +25,8 @@ from nncf.torch.model_graph_manager import get_const_node
 from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer
 from nncf.torch.quantization.reference import torch_executor
 
+from edgekd.quiet import quiet
+
 nncf.set_log_level(logging.ERROR)
 
 # The arithmetic of NNCF's C++ extension in plain torch: nothing is built at the first forward pass.
@@ -37,9 +38,9 @@ nncf_extensions.QuantizedFunctionsCPU._loaded_namespace = SimpleNamespace(
 def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
     """Insert int8 quantizers, calibrated on `calibration` (float32, shape (N, ...)), into a copy of the model.
 
-    Weights are symmetric, -127 to 127, and per channel; activations are asymmetric and per tensor, because a frozen per-channel
-    activation does not exist in the exported formats. The output is quantized as well. Nothing is rescaled behind
-    the user's back: no overflow fix, no SmoothQuant, no bias correction.
+    Weights are symmetric, -127 to 127, and per channel; activations are asymmetric and per tensor, because a frozen
+    per-channel activation does not exist in the exported formats. The output is quantized as well. Nothing is rescaled
+    behind the user's back: no overflow fix, no SmoothQuant, no bias correction.
     """
     samples = [sample[None].clone() for sample in calibration]
     scheme = AdvancedQuantizationParameters(
@@ -50,8 +51,8 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
         activations_quantization_params=QuantizationParameters(per_channel=False),
         smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1, convolution=-1),
     )
-    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-        return nncf.quantize(
+    with quiet():
+        quantized: nn.Module = nncf.quantize(
             model,
             nncf.Dataset(samples),
             subset_size=len(samples),
@@ -59,6 +60,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=scheme,
         )
+    return quantized
 
 
 def pin_input(model: nn.Module, example: torch.Tensor, low: float, high: float) -> None:
@@ -74,12 +76,14 @@ def pin_input(model: nn.Module, example: torch.Tensor, low: float, high: float) 
 
 
 def get_config(model: nn.Module) -> dict[str, Any]:
-    return nncf.torch.get_config(model)
+    config: dict[str, Any] = nncf.torch.get_config(model)
+    return config
 
 
 def restore(model: nn.Module, config: dict[str, Any]) -> nn.Module:
     """Put quantizers as `get_config` described them into a model without any."""
-    return nncf.torch.load_from_config(model, config)
+    restored: nn.Module = nncf.torch.load_from_config(model, config)
+    return restored
 
 
 def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str, bool, BaseQuantizer]]:
@@ -100,6 +104,11 @@ def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[tuple[str, st
         found.append((order.get(operation, len(order)), constant is None, name, tensor, quantizer))
     found.sort(key=lambda entry: entry[:3])
     return [(name, tensor, not is_activation, quantizer) for _, is_activation, name, tensor, quantizer in found]
+
+
+def hooks_of(model: nn.Module) -> Any:
+    """Where NNCF keeps the quantizers of a model, by hook name."""
+    return get_hook_storage(model)
 
 
 def _constant(graph: Any, operation: str, port: int) -> Any:

@@ -4,10 +4,10 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
-from nncf.torch.function_hook import get_hook_storage
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
@@ -53,7 +53,7 @@ class QuantizedProgram:
         which is what LiteRT's converter wants. Either way the values are the same.
         """
         model = copy.deepcopy(self.model)
-        hooks = get_hook_storage(model)
+        hooks = nncf_backend.hooks_of(model)
         entries = zip(self.table, nncf_backend.quantizers_of(self.model, self.example), strict=True)
         for entry, (hook, tensor, is_weight, _) in entries:
             if is_weight:
@@ -76,7 +76,8 @@ class QuantizedActivation(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         numbers = (self.entry.scale[0], self.entry.zero_point[0], self.entry.low, self.entry.high, torch.int8)
-        return ops.dequantize_per_tensor(ops.quantize_per_tensor(inputs, *numbers), *numbers)
+        outputs: torch.Tensor = ops.dequantize_per_tensor(ops.quantize_per_tensor(inputs, *numbers), *numbers)
+        return outputs
 
 
 class FakeQuantizedWeight(nn.Module):
@@ -92,10 +93,12 @@ class FakeQuantizedWeight(nn.Module):
         return self.dequantize(self.quantize(weight))
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        return ops.quantize_per_channel(weight, *self._numbers())  # type: ignore[no-any-return]
+        stored: torch.Tensor = ops.quantize_per_channel(weight, *self._numbers())
+        return stored
 
     def dequantize(self, stored: torch.Tensor) -> torch.Tensor:
-        return ops.dequantize_per_channel(stored, *self._numbers())  # type: ignore[no-any-return]
+        weight: torch.Tensor = ops.dequantize_per_channel(stored, *self._numbers())
+        return weight
 
     def _numbers(self) -> tuple[object, ...]:
         return (self.scale, self.zero_point, self.entry.axis, self.entry.low, self.entry.high, torch.int8)
@@ -103,6 +106,8 @@ class FakeQuantizedWeight(nn.Module):
 
 class StoredWeight(FakeQuantizedWeight):
     """The same weight kept as int8: the float one is not used any more."""
+
+    stored: torch.Tensor
 
     def __init__(self, entry: Quantizer, weight: torch.Tensor) -> None:
         super().__init__(entry)
@@ -129,9 +134,7 @@ def load_program(folder: Path, architecture: Architecture) -> QuantizedProgram:
     return QuantizedProgram.of(restored, example)
 
 
-def _quantizer(
-    tensor: str, is_weight: bool, quantizer: nncf_backend.BaseQuantizer, model: nn.Module
-) -> Quantizer:
+def _quantizer(tensor: str, is_weight: bool, quantizer: Any, model: nn.Module) -> Quantizer:
     low, high, scale, zero_point = quantizer.get_parameters_for_torch_fq()
     if not is_weight:
         if scale.numel() != 1:

@@ -1,19 +1,21 @@
 """The step that makes the quantized program."""
 
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from edgekd.artifact import Artifact, Facts
-from edgekd.compress import nncf_backend
-from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.program import QuantizedProgram, load_program, save_program
+from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import write_table
 from edgekd.distill.distiller import Distiller, soft_targets
 from edgekd.distill.examples import load_examples
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
-from edgekd.models.build import example_input, load_architecture, load_module
+from edgekd.models.build import load_architecture, load_module
 from edgekd.models.evaluate import accuracy
 from edgekd.seeding import deterministic
 from edgekd.step import Work
@@ -27,18 +29,15 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     """
     deterministic(work.seed)
     student, data = work.inputs["student"], work.inputs["data"]
-    module, architecture = load_module(student.path, "student")
-    example = example_input(architecture.input_shape)
+    module, _ = load_module(student.path, "student")
     examples = load_examples(data, work.inputs["outputs"])
-    folded = fold_batch_norm(module, example)
-    model = nncf_backend.insert_quantizers(folded, _calibration(examples.inputs[0], work.config, work.seed))
-    preprocessing = data.facts["preprocessing"]
-    if preprocessing["input"] == "raw pixels":
-        mean, std = preprocessing["mean"], preprocessing["std"]
-        nncf_backend.pin_input(model, example, low=(0 - mean) / std, high=(255 - mean) / std)
-    distiller = Distiller(model, None, soft_targets(work.config.temperature, work.config.weight))
-    fit(distiller, examples, work.config.quantization.train, work.seed, work.progress)
-    program = QuantizedProgram.of(model, example)
+    objective = soft_targets(work.config.temperature, work.config.weight)
+
+    def train(model: nn.Module) -> None:
+        fit(Distiller(model, None, objective), examples, work.config.quantization.train, work.seed, work.progress)
+
+    calibration = _calibration(examples.inputs[0], work.config, work.seed)
+    program = quantize(module, calibration, train, _input_range(data.facts["preprocessing"]))
     save_program(program, student.file("architecture.json"), work.out)
     write_table(program.table, work.out / "table.json")
     _check_restored(program, work, examples.inputs[0][:64])
@@ -48,6 +47,14 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
 def restore_program(artifact: Artifact) -> QuantizedProgram:
     """The quantized program of a finished step."""
     return load_program(artifact.path, load_architecture(artifact.path))
+
+
+def _input_range(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
+    """For raw pixels, the normalised values of 0 and 255: then an int8 input is the pixel moved by a whole number."""
+    if preprocessing["input"] != "raw pixels":
+        return None
+    mean, std = preprocessing["mean"], preprocessing["std"]
+    return (0 - mean) / std, (255 - mean) / std
 
 
 def _calibration(inputs: torch.Tensor, config: QuantizeConfig, seed: int) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Distillation: losses, their balance, taps, and the trainer."""
 
-from edgekd.distill.distiller import Distiller, Objective, soft_targets, supervised
+import lazy_loader
 
-__all__ = ["Distiller", "Objective", "soft_targets", "supervised"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"distiller": ["Distiller", "Objective", "soft_targets", "supervised"]}
+)

@@ -69,7 +69,9 @@ class Distiller:
         inputs: (N, ...); labels: int64, (N,); teacher_outputs: logits, (N, classes), if known already.
         """
         objective = self.objective
-        if self.teacher is not None and (objective.teacher_taps or (objective.needs_teacher and teacher_outputs is None)):
+        if self.teacher is not None and (
+            objective.teacher_taps or (objective.needs_teacher and teacher_outputs is None)
+        ):
             with torch.no_grad():
                 teacher_outputs = self.teacher(inputs)
         if objective.needs_teacher and teacher_outputs is None:

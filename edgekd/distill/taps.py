@@ -20,7 +20,9 @@ class Taps:
         modules = dict(model.named_modules())
         for name in names:
             if name not in modules:
-                raise UsageError(f"layer '{name}' is not in {type(model).__name__}; {nearest(name, modules.keys() - {''})}")
+                raise UsageError(
+                    f"layer '{name}' is not in {type(model).__name__}; {nearest(name, modules.keys() - {''})}"
+                )
             modules[name].register_forward_hook(self._keep(name))
 
     def _keep(self, name: str):  # type: ignore[no-untyped-def]

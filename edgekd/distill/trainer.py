@@ -45,12 +45,14 @@ def fit(
             teacher = None if examples.teacher is None else examples.teacher[view, chosen]
             loss, _ = distiller(examples.inputs[view, chosen], examples.labels[chosen], teacher)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.item()
             if not math.isfinite(total):
-                raise GateError(f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}; lower learning_rate")
+                raise GateError(
+                    f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}; lower learning_rate"
+                )
         history.append(total / batches)
         progress(epoch + 1, training.epochs, f"loss {history[-1]:.4f}")
     student.eval()

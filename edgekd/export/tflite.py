@@ -1,16 +1,12 @@
 """TensorFlow Lite files by litert-torch."""
 
-import contextlib
-import logging
-import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from edgekd.errors import ExportError
+from edgekd.quiet import quiet
 
 IMAGE_DIMENSIONS = 4
 
@@ -30,7 +26,7 @@ def export_float32(model: nn.Module, example: torch.Tensor, file: Path) -> None:
 
 def _convert(model: nn.Module, example: torch.Tensor, file: Path, quantized: bool) -> None:
     try:
-        with _quiet():
+        with quiet():
             import litert_torch
 
             if example.ndim == IMAGE_DIMENSIONS:
@@ -57,20 +53,3 @@ def _static_int8() -> object:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter prints from Python and from C++; none of it is the caller's output."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(null.fileno(), 2)
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        logging.disable(previous)

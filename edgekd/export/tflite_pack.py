@@ -10,7 +10,7 @@ BUFFER_ALIGNMENT = 16
 """Bytes; what the schema asks for tensor data, so that a mapped file can be used in place."""
 
 
-class _AlignedBuffer(schema.BufferT):
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
     """The generated packer writes byte vectors unaligned."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 - the schema's own name

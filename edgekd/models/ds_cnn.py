@@ -33,7 +33,8 @@ class DSCNN(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         features = self.blocks(self.stem(inputs))
-        return self.classifier(torch.flatten(self.pool(features), 1))
+        logits: torch.Tensor = self.classifier(torch.flatten(self.pool(features), 1))
+        return logits
 
 
 def ds_cnn(

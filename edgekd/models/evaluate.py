@@ -18,7 +18,7 @@ def load_array(file: Path) -> torch.Tensor:
 def predict(module: nn.Module, inputs: torch.Tensor, batch_size: int = 256) -> np.ndarray:
     """Logits in eval mode: inputs (N, ...) to float32, shape (N, classes)."""
     module.eval()
-    return torch.cat([module(batch) for batch in inputs.split(batch_size)]).numpy()
+    return torch.cat([module(batch) for batch in torch.split(inputs, batch_size)]).numpy()
 
 
 def correct_share(logits: np.ndarray, labels: np.ndarray) -> float:

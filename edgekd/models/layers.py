@@ -14,11 +14,15 @@ def conv_bn_relu(
     relu: bool = True,
 ) -> nn.Sequential:
     """Convolution with "same" padding for odd kernels, batch normalisation, and ReLU."""
-    size = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
-    step = stride if isinstance(stride, int) else tuple(stride)
-    padding = tuple(side // 2 for side in size)
+    size, step = _pair(kernel), _pair(stride)
+    padding = (size[0] // 2, size[1] // 2)
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, size, step, padding, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     return nn.Sequential(*layers, *([nn.ReLU()] if relu else []))
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width

@@ -25,7 +25,9 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A 3x3 stem and stages of basic blocks; each stage after the first halves the map and doubles the width."""
 
-    def __init__(self, input_shape: Sequence[int], classes: int, width: int, blocks: Sequence[int], stem_stride: int) -> None:
+    def __init__(
+        self, input_shape: Sequence[int], classes: int, width: int, blocks: Sequence[int], stem_stride: int
+    ) -> None:
         super().__init__()
         self.stem = conv_bn_relu(input_shape[0], width, 3, stem_stride)
         layers: list[nn.Module] = []
@@ -40,7 +42,8 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.classifier(torch.flatten(self.pool(self.blocks(self.stem(inputs))), 1))
+        logits: torch.Tensor = self.classifier(torch.flatten(self.pool(self.blocks(self.stem(inputs))), 1))
+        return logits
 
 
 def resnet(

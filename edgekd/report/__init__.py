@@ -1,0 +1,1 @@
+"""A build and its measurements as JSON and as a page."""

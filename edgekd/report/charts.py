@@ -26,10 +26,11 @@ def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
     from matplotlib import pyplot
 
     with pyplot.rc_context({"svg.hashsalt": "edgekd", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure, axes = pyplot.subplots(figsize=(4.2, 0.5 + 0.48 * len(entries)))
-        positions = range(len(entries))[::-1]
+        figure, axes = pyplot.subplots(figsize=(4.4, 2.0))
+        figure.subplots_adjust(left=0.27, right=0.98, top=0.84, bottom=0.04)
+        positions = range(2, 2 - len(entries), -1)
         colours = COLOURS[-len(entries) :]
-        axes.barh(positions, [entry.value for entry in entries], color=colours, height=0.62)
+        axes.barh(positions, [entry.value for entry in entries], color=colours, height=0.55)
         for position, entry in zip(positions, entries, strict=True):
             if entry.error:
                 below, above = entry.error
@@ -50,13 +51,14 @@ def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
             axes.set_xlim(min(entry.value for entry in entries) / 4, max(entry.value for entry in entries) * 6)
         else:
             axes.set_xlim(0, max(entry.value for entry in entries) * 1.35)
+        axes.set_ylim(-0.6, 2.6)
         axes.xaxis.set_visible(False)
         axes.tick_params(length=0)
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
         axes.spines["left"].set_color(GRID)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
         pyplot.close(figure)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :]

@@ -47,7 +47,10 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
         "bytes": file.bytes,
         "sha256": file.sha256,
         "precision": target.target.precision,
-        "float32": {"bytes": float_export.facts["bytes"], "path": f"{target.name}/float32/{float_export.facts['file']}"},
+        "float32": {
+            "bytes": float_export.facts["bytes"],
+            "path": f"{target.name}/float32/{float_export.facts['file']}",
+        },
         "accuracy": checks.facts["accuracy"],
         "parity": checks.facts["parity"],
         "parity_limits": {"agreement": target.target.parity.agreement, "max_lsb": target.target.parity.max_lsb},
@@ -61,7 +64,10 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
         "input": checks.facts["input"],
         "output": checks.facts["output"],
         "measurements": [measurement_document(artifacts[name]) for name in target.measurements],
-        "float32_measurements": [measurement_document(artifacts[name]) for name in target.float_measurements],
+        "comparison": {
+            "student": [measurement_document(artifacts[name]) for name in target.student_measurements],
+            "teacher": [measurement_document(artifacts[name]) for name in target.teacher_measurements],
+        },
     }
 
 

@@ -31,7 +31,9 @@ def render_again(build_folder: Path) -> Path:
     try:
         page = render(json.loads(json_file.read_text()))
     except OSError as error:
-        raise UsageError(f"{json_file}: cannot be read ({error.strerror}); give the folder that a build wrote") from error
+        raise UsageError(
+            f"{json_file}: cannot be read ({error.strerror}); give the folder that a build wrote"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{json_file}: not a report of edgekd ({type(error).__name__}: {error})") from error
     _replace(build_folder / HTML_NAME, page)

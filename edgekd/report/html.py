@@ -10,7 +10,11 @@ from edgekd.report.charts import Bar, bars
 def render(document: dict[str, Any]) -> str:
     """The page for a report document: all styles and pictures inside, no request to anywhere."""
     environment = Environment(
-        loader=PackageLoader("edgekd.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("edgekd.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(bytes=_bytes, count=_count, points=_points, ms=_ms, percent=_percent)
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
@@ -29,7 +33,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             ],
         ),
         bars(
-            "Size (teacher: its float32 weights alone; log scale)",
+            "Size, log scale (teacher: weights alone)",
             [
                 Bar("teacher", 4 * report["teacher"]["params"], _bytes(4 * report["teacher"]["params"])),
                 Bar("student, float", artifact["float32"]["bytes"], _bytes(artifact["float32"]["bytes"])),
@@ -38,12 +42,16 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             logarithmic=True,
         ),
     ]
-    pairs = zip(artifact["float32_measurements"], artifact["measurements"], strict=True)
-    for float32, exported in pairs:
-        if float32["valid"] and exported["valid"]:
-            names = ("student, float", f"exported {artifact['precision']}")
-            entries = [_latency(name, taken) for name, taken in zip(names, (float32, exported), strict=True)]
-            pictures.append(bars(f"Latency p50 on {exported['device']}, {exported['timing']}", entries))
+    for index, exported in enumerate(artifact["measurements"]):
+        compared = [
+            ("teacher", artifact["comparison"]["teacher"][index]),
+            ("student, float", artifact["comparison"]["student"][index]),
+            (f"exported {artifact['precision']}", exported),
+        ]
+        entries = [_latency(name, taken) for name, taken in compared if taken.get("valid")]
+        if exported["valid"]:
+            title = f"Latency p50 on {exported['device']}, {exported['timing']}, log scale"
+            pictures.append(bars(title, entries, logarithmic=True))
     return pictures
 
 

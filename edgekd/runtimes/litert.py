@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
+from edgekd.quiet import quiet
 
 IDENTIFIER = b"TFL3"
 
@@ -48,8 +49,9 @@ class Session:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            self._interpreter = Interpreter(str(file), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with quiet():
+                self._interpreter = Interpreter(str(file), num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or "no reason given"
             raise DeviceError(f"{file}: ai-edge-litert refuses it: {reason}") from error

@@ -11,6 +11,8 @@ from edgekd.recipe import AudioTask
 from edgekd.step import Progress
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
 
+LOG_OFFSET = 1e-6
+
 
 def wav_folder(task: AudioTask, *, test_indices: int = 5) -> Dataset:
     """Read the folder `task.data` of `{label}_{speaker}_{index}.wav`: indices below `test_indices` are the test split.
@@ -161,7 +163,8 @@ def log_mel(task: AudioTask, waveforms: np.ndarray) -> np.ndarray:
     window = np.hanning(task.win_length + 1)[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(waveforms, task.win_length, axis=-1)[:, :: task.hop_length]
     power = np.abs(np.fft.rfft(frames * window, n=task.n_fft)) ** 2
-    return np.log(power @ mel_filters(task) + 1e-6).astype(np.float32)
+    features: np.ndarray = np.log(power @ mel_filters(task) + LOG_OFFSET).astype(np.float32)
+    return features
 
 
 def as_float(waveform: np.ndarray) -> np.ndarray:
@@ -179,7 +182,8 @@ def augmented(task: AudioTask, waveform: np.ndarray, rng: np.random.Generator) -
     shift = round(rng.uniform(-augment.shift, augment.shift) * task.sample_rate)
     view = np.pad(view, (shift, 0)) if shift >= 0 else view[-shift:]
     view = fit_length(view, clip_samples(task)) * 10.0 ** (rng.uniform(-augment.gain, augment.gain) / 20.0)
-    return view + rng.normal(0.0, 1.0, len(view)) * rng.uniform(0.0, augment.noise)
+    noisy: np.ndarray = view + rng.normal(0.0, 1.0, len(view)) * rng.uniform(0.0, augment.noise)
+    return noisy
 
 
 def describe(task: AudioTask, mean: float, std: float) -> dict[str, object]:
@@ -192,9 +196,9 @@ def describe(task: AudioTask, mean: float, std: float) -> dict[str, object]:
             f"frames of {task.win_length} samples, one every {task.hop_length}, without padding",
             f"periodic Hann window: 0.5 - 0.5 cos(2 pi n / {task.win_length})",
             f"power |DFT|^2 of {task.n_fft} points (zeros appended), bins 0 to {task.n_fft // 2}",
-            f"{task.n_mels} triangular filters of peak 1, corners evenly spaced from {task.f_min:g} to {task.f_max:g} Hz "
-            "on m = 2595 log10(1 + f / 700)",
-            "natural logarithm of (power + 1e-6)",
+            f"{task.n_mels} triangular filters of peak 1 on m = 2595 log10(1 + f / 700), "
+            f"corners evenly spaced from {task.f_min:g} to {task.f_max:g} Hz",
+            f"natural logarithm of (power + {LOG_OFFSET:g})",
             f"subtract {mean}, divide by {std}",
         ],
         "sample_rate": task.sample_rate,
@@ -206,7 +210,7 @@ def describe(task: AudioTask, mean: float, std: float) -> dict[str, object]:
         "f_min": task.f_min,
         "f_max": task.f_max,
         "mel_scale": "htk",
-        "log_offset": 1e-6,
+        "log_offset": LOG_OFFSET,
         "mean": mean,
         "std": std,
     }

@@ -82,7 +82,10 @@ def augmented(task: ImageTask, image: np.ndarray, rng: np.random.Generator) -> n
     centre = (np.array(image.shape[:2]) - 1) / 2
     offset = centre - matrix @ (centre + shift)
     view = np.stack(
-        [affine_transform(channel, matrix, offset, order=1) for channel in np.moveaxis(image.astype(np.float64), -1, 0)],
+        [
+            affine_transform(channel, matrix, offset, order=1)
+            for channel in np.moveaxis(image.astype(np.float64), -1, 0)
+        ],
         axis=-1,
     )
     return np.clip(view + rng.normal(0.0, 1.0, view.shape) * augment.noise, 0.0, 255.0)

@@ -26,7 +26,9 @@ def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
 
     A bias has no quantizer of its own: its scale must be the input's times the weight's.
     """
-    weights = [tensor for tensor in graph.tensors if tensor.scale and tensor.dtype == "int8" and tensor.constant is not None]
+    weights = [
+        tensor for tensor in graph.tensors if tensor.scale and tensor.dtype == "int8" and tensor.constant is not None
+    ]
     activations = [tensor for tensor in graph.tensors if tensor.scale and tensor.constant is None]
     problems, exact = [], 0
     for quantizer in table:
@@ -70,7 +72,9 @@ def _difference(quantizer: Quantizer, candidates: Sequence[FileTensor], graph: F
         return f"learned zero point {quantizer.zero_point[0]}, {graph.describe(closest)} has {closest.zero_point[0]}"
     channel = int(np.flatnonzero(found != learned)[0])
     where = f" in channel {channel}" if len(learned) > 1 else ""
-    return f"learned scale {learned[channel]:.9g}{where}, the nearest is {found[channel]:.9g} at {graph.describe(closest)}"
+    return (
+        f"learned scale {learned[channel]:.9g}{where}, the nearest is {found[channel]:.9g} at {graph.describe(closest)}"
+    )
 
 
 def _bias_problems(graph: FileGraph, inputs: tuple[int, ...]) -> list[str]:

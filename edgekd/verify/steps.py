@@ -20,7 +20,7 @@ from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES
 from edgekd.verify.graph import bytes_moved, layout_changes
-from edgekd.verify.parity import Parity, compare
+from edgekd.verify.compare import Parity, compare, to_layout
 from edgekd.verify.readback import Readback, read_back
 from edgekd.verify.tflite import read_graph
 
@@ -92,13 +92,6 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     }
 
 
-def to_layout(inputs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples of shape (N, channels, height, width) in the layout that a file's input has."""
-    if inputs.shape[1:] == shape[1:]:
-        return inputs
-    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
-
-
 def _run(session: Session, inputs: np.ndarray, progress: Progress, block: int = 64) -> np.ndarray:
     results = []
     for start in range(0, len(inputs), block):
@@ -141,9 +134,7 @@ def _check_parity(limits: ParityLimits, parity: Parity, reference: np.ndarray, o
 
 def _check_budgets(budgets: Budgets, accuracy: dict[str, float], samples: int, file: Path) -> None:
     """Accuracy budgets are compared as counts of samples: a share of few samples has no finer steps."""
-    teacher, student, exported = (
-        round(accuracy[name] * samples) for name in ("teacher", "student_float", "exported")
-    )
+    teacher, student, exported = (round(accuracy[name] * samples) for name in ("teacher", "student_float", "exported"))
     if budgets.below_teacher is not None and teacher - student > math.floor(budgets.below_teacher * samples / 100):
         raise GateError(
             f"budget: the student has {points(student / samples)} points of accuracy, more than "

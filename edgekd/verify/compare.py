@@ -1,8 +1,17 @@
 """Does an exported file answer like the model that it was made from?"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from edgekd.runtimes.litert import Session
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgekd.compress.program import QuantizedProgram
 
 
 @dataclass(frozen=True)
@@ -33,3 +42,24 @@ def compare(expected: np.ndarray, found: np.ndarray, scale: float) -> Parity:
         worst=int(difference.argmax()),
         disagreeing=tuple(int(sample) for sample in differing),
     )
+
+
+def parity(file: Path, program: "QuantizedProgram", inputs: "torch.Tensor") -> Parity:
+    """Run real inputs, float32, shape (N, ...), through the file in its runtime and through the trained torch model.
+
+    The torch model is the quantization-aware one itself, not a frozen copy of it.
+    Raises UsageError or DeviceError if the file cannot be run.
+    """
+    from edgekd.models.evaluate import predict
+
+    session = Session(file)
+    source, sink = session.inputs[0], session.outputs[0]
+    outputs = session.run(source.quantize(to_layout(inputs.numpy(), source.shape)))
+    return compare(predict(program.model, inputs), sink.dequantize(outputs), sink.scale)
+
+
+def to_layout(inputs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples of shape (N, channels, height, width) in the layout that a file's input has."""
+    if inputs.shape[1:] == shape[1:]:
+        return inputs
+    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))

@@ -116,7 +116,7 @@ def measure(
 def _job(model: Path, protocol: Protocol, inputs: list[np.ndarray] | None, place: Path) -> dict[str, Any]:
     arrays = place / "inputs.npz"
     if inputs is not None:
-        np.savez(arrays, **{str(position): array for position, array in enumerate(inputs)})
+        np.savez(arrays, *inputs)
     return {
         "model": str(model.resolve()),
         "inputs": None if inputs is None else str(arrays),

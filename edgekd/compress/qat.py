@@ -1,0 +1,33 @@
+"""Quantization-aware training: from a float model to the quantized program."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from edgekd.compress import nncf_backend
+from edgekd.compress.fold import fold_batch_norm
+from edgekd.compress.program import QuantizedProgram
+
+
+def quantize(
+    model: nn.Module,
+    calibration: torch.Tensor,
+    train: Callable[[nn.Module], object] | None = None,
+    input_range: tuple[float, float] | None = None,
+) -> QuantizedProgram:
+    """Fold batch norm, insert calibrated int8 quantizers, let the caller train them, and read what was learned.
+
+    calibration: real model inputs, float32, shape (N, ...). train: trains the model it is given in place, weights and
+    quantizer ranges alike; without it the calibrated ranges stay (post-training quantization). input_range: the real
+    values of the smallest and the largest int8 input where they are known; then the input's quantizer is not trained.
+
+    The model that is passed in stays as it is. Raises ExportError if torch.export cannot trace it.
+    """
+    example = torch.zeros_like(calibration[:1]).contiguous()
+    quantized = nncf_backend.insert_quantizers(fold_batch_norm(model, example), calibration)
+    if input_range is not None:
+        nncf_backend.pin_input(quantized, example, *input_range)
+    if train is not None:
+        train(quantized)
+    return QuantizedProgram.of(quantized, example)
