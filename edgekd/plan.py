@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgekd.artifact import State
-from edgekd.bench.protocol import DEFAULT as DEFAULT_PROTOCOL
 from edgekd.device import load_device
 from edgekd.errors import DependencyError, UsageError
 from edgekd.keys import (
@@ -27,6 +26,7 @@ from edgekd.step_configs import (
 )
 from edgekd.target import Target, load_target
 
+COMPARISON_PROTOCOL = "rapid"
 TRAINING = ("torch", "numpy", "safetensors")
 DATA = ("numpy", "scipy", "scikit-learn")
 QUANTIZING = (*TRAINING, "nncf")
@@ -213,7 +213,7 @@ def _target_steps(
             measure = Step(
                 f"measure[{source.removeprefix('export[').removesuffix(']')} on {device}]",
                 "edgekd.bench.steps:measure_export",
-                MeasureConfig(device, DEFAULT_PROTOCOL),
+                MeasureConfig(device, recipe.measure.protocol if source == export_name else COMPARISON_PROTOCOL),
                 State("measurement"),
                 inputs={"export": source, "checks": checks.name},
                 requires={"export": State(target.format), "checks": State("checks")},

@@ -174,6 +174,13 @@ class Budgets:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Measure:
+    """How long the exported model is measured; see `edgekd.bench.protocol`."""
+
+    protocol: Literal["rapid", "quick", "full"] = "quick"
+
+
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """One build: data, teacher, student, and the steps between them."""
 
@@ -184,6 +191,7 @@ class Recipe:
     distill: Distillation
     quantize: Quantization
     budgets: Budgets = dataclasses.field(default_factory=Budgets)
+    measure: Measure = dataclasses.field(default_factory=Measure)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

@@ -24,4 +24,3 @@ PROTOCOLS = {
         Protocol("full", runs=1024, seconds=60.0, processes=3),
     )
 }
-DEFAULT = "quick"

@@ -19,8 +19,8 @@ from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES
-from edgekd.verify.graph import bytes_moved, layout_changes
 from edgekd.verify.compare import Parity, compare, to_layout
+from edgekd.verify.graph import bytes_moved, layout_changes
 from edgekd.verify.readback import Readback, read_back
 from edgekd.verify.tflite import read_graph
 
