@@ -152,17 +152,18 @@ def doctor(json_: JsonOption = False, debug: DebugOption = False) -> None:
 
 def main() -> None:
     """Run the command line; every way it can end has its exit code and one line."""
-    from click.exceptions import Abort, ClickException, Exit
+    from typer.exceptions import TyperException
 
     as_json = "--json" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)
-    except Exit as stop:
+    except typer.Exit as stop:
         code = stop.exit_code
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         code = _fail("interrupted; the same command goes on where it was", INTERRUPTED, as_json)
-    except ClickException as error:
-        code = _fail(f"{error.format_message()} See edgekd --help.", WRONG_USAGE, as_json)
+    except TyperException as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        code = _fail(f"{message} See edgekd --help.", WRONG_USAGE, as_json)
     sys.exit(code or 0)
 
 

@@ -5,8 +5,8 @@ import re
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
+from edgekd.dependencies import DATA, EXPORTING, QUANTIZING, RUNTIMES, install_command, missing
 from edgekd.keys import package_version
-from edgekd.plan import DATA, EXPORTING, QUANTIZING, RUNTIMES
 from edgekd.target import load_target, target_names
 
 
@@ -23,16 +23,13 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "packages": {name: {"installed": package_version(name), "tested": tested.get(name)} for name in packages},
-        "targets": {
-            name: _readiness([package for package in needed[name] if package_version(package) is None], target.format)
-            for name, target in targets.items()
-        },
+        "targets": {name: _readiness(missing(needed[name]), target.format) for name, target in targets.items()},
     }
 
 
-def _readiness(missing: list[str], extra: str) -> dict[str, Any]:
-    mend = f"run: pip install 'edgekd[{extra}]'" if missing else ""
-    return {"ready": not missing, "missing": missing, "mend": mend}
+def _readiness(absent: list[str], extra: str) -> dict[str, Any]:
+    mend = f"run: {install_command([extra])}" if absent else ""
+    return {"ready": not absent, "missing": absent, "mend": mend}
 
 
 def _tested_versions() -> dict[str, str]:

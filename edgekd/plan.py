@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgekd.artifact import State
+from edgekd.dependencies import DATA, EXPORTING, QUANTIZING, RUNTIMES, TRAINING, require
 from edgekd.device import load_device
-from edgekd.errors import DependencyError, UsageError
+from edgekd.errors import UsageError
 from edgekd.keys import (
     Fingerprints,
     config_document,
@@ -27,11 +28,6 @@ from edgekd.step_configs import (
 from edgekd.target import Target, load_target
 
 COMPARISON_PROTOCOL = "rapid"
-TRAINING = ("torch", "numpy", "safetensors")
-DATA = ("numpy", "scipy", "scikit-learn")
-QUANTIZING = (*TRAINING, "nncf")
-EXPORTING = {"tflite": ("litert-torch", "litert-converter", "ai-edge-litert", "flatbuffers")}
-RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers")}
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def make_plan(
         plans.append(plan)
     ordered = tuple(steps.values())
     check_contracts(ordered)
-    check_packages(ordered, [target.format for _, target in targets])
+    require((package for step in ordered for package in step.packages), [target.format for _, target in targets])
     return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
 
 
@@ -249,14 +245,6 @@ def check_contracts(steps: Sequence[Step]) -> None:
             if required is not None and not made[source].meets(required):
                 raise UsageError(f"plan: step '{step.name}' needs a {required} as {role}; '{source}' is {made[source]}")
         made[step.name] = step.ensures
-
-
-def check_packages(steps: Iterable[Step], extras: Sequence[str]) -> None:
-    """Raise DependencyError, with the command that mends it, if a step's package is not installed."""
-    missing = sorted({name for step in steps for name in step.packages if package_version(name) is None})
-    if missing:
-        wanted = ",".join(sorted(set(extras)))
-        raise DependencyError(f"not installed: {', '.join(missing)}; run: pip install 'edgekd[{wanted}]'")
 
 
 def versions_of(step: Step) -> dict[str, str]:

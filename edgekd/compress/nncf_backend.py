@@ -35,6 +35,22 @@ nncf_extensions.QuantizedFunctionsCPU._loaded_namespace = SimpleNamespace(
 )
 
 
+class Wrapped(nn.Module):
+    """A Sequential calls whatever is attached to it, and NNCF attaches its hooks to the outermost module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.model(inputs)
+        return outputs
+
+
+def _hookable(model: nn.Module) -> nn.Module:
+    return Wrapped(model) if isinstance(model, nn.Sequential) else model
+
+
 def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
     """Insert int8 quantizers, calibrated on `calibration` (float32, shape (N, ...)), into a copy of the model.
 
@@ -53,7 +69,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
     )
     with quiet():
         quantized: nn.Module = nncf.quantize(
-            model,
+            _hookable(model),
             nncf.Dataset(samples),
             subset_size=len(samples),
             preset=nncf.QuantizationPreset.MIXED,
@@ -82,7 +98,7 @@ def get_config(model: nn.Module) -> dict[str, Any]:
 
 def restore(model: nn.Module, config: dict[str, Any]) -> nn.Module:
     """Put quantizers as `get_config` described them into a model without any."""
-    restored: nn.Module = nncf.torch.load_from_config(model, config)
+    restored: nn.Module = nncf.torch.load_from_config(_hookable(model), config)
     return restored
 
 

@@ -1,0 +1,26 @@
+"""Which packages what needs, and the command that installs those that are missing."""
+
+from collections.abc import Iterable
+
+from edgekd.errors import DependencyError
+from edgekd.keys import package_version
+
+DATA = ("numpy", "scipy", "scikit-learn")
+TRAINING = ("torch", "numpy", "safetensors")
+QUANTIZING = (*TRAINING, "nncf")
+EXPORTING = {"tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers")}
+RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers")}
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    return sorted({name for name in packages if package_version(name) is None})
+
+
+def install_command(extras: Iterable[str]) -> str:
+    return f"pip install 'edgekd[{','.join(sorted(set(extras)))}]'"
+
+
+def require(packages: Iterable[str], extras: Iterable[str]) -> None:
+    """Raise DependencyError, with the command that mends it, if a package is not installed."""
+    if absent := missing(packages):
+        raise DependencyError(f"not installed: {', '.join(absent)}; run: {install_command(extras)}")
