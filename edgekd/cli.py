@@ -159,8 +159,6 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        code = _fail("interrupted; the same command goes on where it was", INTERRUPTED, as_json)
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         code = _fail(f"{message} See edgekd --help.", WRONG_USAGE, as_json)
@@ -178,10 +176,10 @@ def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:
     except OSError as error:
         if debug:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        raise typer.Exit(
-            _fail(f"{where}{error.strerror or error}; nothing was published", WRONG_USAGE, as_json)
-        ) from None
+        raise typer.Exit(_fail(_storage_line(error), WRONG_USAGE, as_json)) from None
+    except KeyboardInterrupt:
+        line = "interrupted; the same command goes on where it was"
+        raise typer.Exit(_fail(line, INTERRUPTED, as_json)) from None
     except Exception as error:
         if debug:
             raise
@@ -194,6 +192,13 @@ def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:
         print(result.text)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
+
+
+def _storage_line(error: OSError) -> str:
+    """A short write has neither file name nor error number: numpy tells only how much was asked for and written."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = error.strerror or f"No space left on device ({error})"
+    return f"{where}{what}; make room or choose another folder; nothing was published"
 
 
 def _fail(message: str, code: int, as_json: bool) -> int:

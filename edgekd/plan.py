@@ -206,17 +206,9 @@ def _target_steps(
     for device in devices:
         load_device(device)
         for source in measured:
-            measure = Step(
-                f"measure[{source.removeprefix('export[').removesuffix(']')} on {device}]",
-                "edgekd.bench.steps:measure_export",
-                MeasureConfig(device, recipe.measure.protocol if source == export_name else COMPARISON_PROTOCOL),
-                State("measurement"),
-                inputs={"export": source, "checks": checks.name},
-                requires={"export": State(target.format), "checks": State("checks")},
-                packages=("numpy", *runtime),
-            )
-            measured[source].append(measure.name)
-            steps.append(measure)
+            step = _measure_step(source, device, target, recipe, checks.name if source == export_name else None)
+            measured[source].append(step.name)
+            steps.append(step)
     plan = TargetPlan(
         name=name,
         target=target,
@@ -228,6 +220,22 @@ def _target_steps(
         teacher_measurements=tuple(measured[teacher_name]),
     )
     return {step.name: _seeded(step, recipe.seed) for step in steps}, plan
+
+
+def _measure_step(source: str, device: str, target: Target, recipe: Recipe, checks: str | None) -> Step:
+    """Measure an export. The exported model is measured by the recipe's protocol and only after its checks; the
+    models that it is compared with by a shorter one.
+    """
+    inputs = {"export": source, "data": "data"}
+    return Step(
+        f"measure[{source.removeprefix('export[').removesuffix(']')} on {device}]",
+        "edgekd.bench.steps:measure_export",
+        MeasureConfig(device, recipe.measure.protocol if checks else COMPARISON_PROTOCOL),
+        State("measurement"),
+        inputs={**inputs, "checks": checks} if checks else inputs,
+        requires={"export": State(target.format), "data": State("dataset")},
+        packages=("numpy", *RUNTIMES[target.runtime]),
+    )
 
 
 def _seeded(step: Step, seed: int) -> Step:

@@ -61,7 +61,7 @@ def measure(
     """Measure by the protocol with one thread, again (up to three times in all) while the runs are not stable.
 
     inputs: what the model is fed, one array an input; generated if not given. samples_file: where the raw run times
-    are kept: nanoseconds, uint64, in order, shape (processes, runs) cut to the shortest process.
+    are kept: nanoseconds, unsigned, in order, shape (processes, runs) cut to the shortest process.
     A measurement that stays unstable is returned with valid=False and the reason.
 
     Raises UsageError if `model` is not a model, DeviceError if the runtime refuses it or crashes.
@@ -86,7 +86,7 @@ def measure(
             break
     if samples_file is not None:
         shortest = min(len(one) for one in series)
-        np.save(samples_file, np.stack([one[:shortest] for one in series]))
+        np.save(samples_file, np.stack([one[:shortest] for one in series]).astype(np.min_scalar_type(int(every.max()))))
     progress(protocol.processes, protocol.processes)
     return Measurement(
         device=device,

@@ -7,25 +7,27 @@ import numpy as np
 from edgekd.artifact import Facts
 from edgekd.bench.measurement import measure
 from edgekd.bench.protocol import PROTOCOLS
+from edgekd.runtimes.litert import Session, to_layout
 from edgekd.step import Work
 from edgekd.step_configs import MeasureConfig
 
 
 def measure_export(work: Work[MeasureConfig]) -> Facts:
-    """Measure the exported file. It is fed a real sample where it was verified. File: `samples.npy`, nanoseconds.
+    """Measure an exported file, fed with the first test sample. File: `samples.npy`, nanoseconds.
 
     A model that could not be exported is skipped, and the facts say why.
     """
     export = work.inputs["export"]
     if export.facts["file"] is None:
         return {"skipped": export.facts["why"]}
-    with np.load(work.inputs["checks"].file("golden.npz")) as golden:
-        sample = golden["input"][:1] if export.state.precision == "int8" else golden["float_input"][:1]
+    file = export.file(export.facts["file"])
+    source = Session(file).inputs[0]
+    sample = np.load(work.inputs["data"].file("test_inputs.npy"), mmap_mode="r")[:1]
     measurement = measure(
-        export.file(export.facts["file"]),
+        file,
         work.config.device,
         PROTOCOLS[work.config.protocol],
-        [sample],
+        [source.quantize(to_layout(sample, source.shape))],
         work.out / "samples.npy",
         work.progress,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -16,7 +16,7 @@ from edgekd.compress import nncf_backend
 from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.quantizers import Quantizer
 from edgekd.errors import ExportError
-from edgekd.models.build import Architecture, build, example_input
+from edgekd.models.build import Architecture, build, example_input, write_tensors
 
 ops = torch.ops.quantized_decomposed
 
@@ -120,7 +120,7 @@ class StoredWeight(FakeQuantizedWeight):
 def save_program(program: QuantizedProgram, architecture_file: Path, folder: Path) -> None:
     """Write what `load_program` needs: weights and ranges, where the quantizers sit, and the architecture."""
     state = {name: tensor.detach().contiguous().clone() for name, tensor in program.model.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    write_tensors(state, folder / "weights.safetensors")
     (folder / "quantizers.json").write_text(json.dumps(nncf_backend.get_config(program.model), sort_keys=True))
     (folder / "architecture.json").write_bytes(architecture_file.read_bytes())
 

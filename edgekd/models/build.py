@@ -67,8 +67,16 @@ def parameter_count(module: nn.Module) -> int:
 def save_module(module: nn.Module, architecture: Architecture, folder: Path) -> None:
     """Write `weights.safetensors` and `architecture.json`."""
     state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    write_tensors(state, folder / "weights.safetensors")
     (folder / "architecture.json").write_text(json.dumps(dataclasses.asdict(architecture)))
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write safetensors; what keeps them from being written is an OSError, as it is for every other file."""
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load_architecture(folder: Path) -> Architecture:

@@ -25,6 +25,8 @@ def write_report(home: Path, document: dict[str, Any]) -> Path:
 
 def render_again(build_folder: Path) -> Path:
     """Make the page of a finished build from its `report.json`. Raises UsageError if there is none."""
+    from jinja2 import UndefinedError
+
     from edgekd.report.html import render
 
     json_file = build_folder / JSON_NAME
@@ -34,7 +36,7 @@ def render_again(build_folder: Path) -> Path:
         raise UsageError(
             f"{json_file}: cannot be read ({error.strerror}); give the folder that a build wrote"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise UsageError(f"{json_file}: not a report of edgekd ({type(error).__name__}: {error})") from error
     _replace(build_folder / HTML_NAME, page)
     return build_folder / HTML_NAME

@@ -82,6 +82,13 @@ class Session:
         return list(self._interpreter._get_ops_details())
 
 
+def to_layout(inputs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples of shape (N, channels, height, width) in the layout that a file's input has."""
+    if inputs.shape[1:] == shape[1:]:
+        return inputs
+    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
+
+
 def check_file(file: Path) -> None:
     """Refuse what is not a TFLite file before native code sees it."""
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekd.runtimes.litert import Session
+from edgekd.runtimes.litert import Session, to_layout
 
 if TYPE_CHECKING:
     import torch
@@ -56,10 +56,3 @@ def parity(file: Path, program: "QuantizedProgram", inputs: "torch.Tensor") -> P
     source, sink = session.inputs[0], session.outputs[0]
     outputs = session.run(source.quantize(to_layout(inputs.numpy(), source.shape)))
     return compare(predict(program.model, inputs), sink.dequantize(outputs), sink.scale)
-
-
-def to_layout(inputs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples of shape (N, channels, height, width) in the layout that a file's input has."""
-    if inputs.shape[1:] == shape[1:]:
-        return inputs
-    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))

@@ -13,13 +13,13 @@ from edgekd.compress.steps import restore_program
 from edgekd.errors import GateError
 from edgekd.models.evaluate import correct_share, load_array, points, predict
 from edgekd.recipe import Budgets
-from edgekd.runtimes.litert import Session, delegate_count, undelegated
+from edgekd.runtimes.litert import Session, delegate_count, to_layout, undelegated
 from edgekd.seeding import deterministic
 from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES
-from edgekd.verify.compare import Parity, compare, to_layout
+from edgekd.verify.compare import Parity, compare
 from edgekd.verify.graph import bytes_moved, layout_changes
 from edgekd.verify.readback import Readback, read_back
 from edgekd.verify.tflite import read_graph
@@ -31,7 +31,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     """Read back the scales, compare outputs, measure accuracy, count delegated nodes, check budgets.
 
     The whole test split runs through the exported file in its real runtime, one sample at a time. File: `golden.npz`
-    with the first test samples raw, as int8 and as float model input, as model output, and their labels.
+    with the first test samples raw, as model input, as model output, and their labels.
 
     Raises GateError at the first check that fails, naming the layer, node or sample.
     """
@@ -55,8 +55,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     _check_parity(config.parity, parity, reference, outputs)
 
     float_session = Session(_model_file(work.inputs["float"]))
-    float_inputs = to_layout(test.numpy(), float_session.inputs[0].shape)
-    float_outputs = float_session.run(float_inputs)
+    float_outputs = float_session.run(to_layout(test.numpy(), float_session.inputs[0].shape))
     accuracy = {
         "teacher": work.inputs["teacher"].facts["accuracy"],
         "student_float": work.inputs["student"].facts["accuracy"],
@@ -70,7 +69,6 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         work.out / "golden.npz",
         raw=np.load(data.file("golden_raw.npy")),
         input=inputs[golden],
-        float_input=float_inputs[golden],
         output=outputs[golden],
         reference=reference[golden],
         label=labels[golden],
