@@ -16,7 +16,8 @@ from edgekd.keys import (
     source_digest,
 )
 from edgekd.recipe import Recipe
-from edgekd.references import is_user_module, module_of
+from edgekd.references import MODELS, module_of
+from edgekd.runners import local
 from edgekd.step import Step
 from edgekd.step_configs import (
     ExportConfig,
@@ -87,16 +88,17 @@ def make_plan(
 
 
 def _training_steps(recipe: Recipe) -> dict[str, Step]:
-    def modules(*references: str) -> tuple[str, ...]:
-        names = [module_of(reference, "edgekd.models") for reference in references]
-        return tuple(name for name in names if is_user_module(name))
-
     data, torch_model = State("dataset"), State("torch", "float32", "dense")
     shared = {"data": "data", "outputs": "outputs"}
     distill, quantize = recipe.distill, recipe.quantize
     steps = [
         Step(
-            "data", "edgekd.tasks.steps:prepare", recipe.task, data, packages=DATA, modules=modules(recipe.task.source)
+            "data",
+            "edgekd.tasks.steps:prepare",
+            recipe.task,
+            data,
+            packages=DATA,
+            modules=(module_of(recipe.task.source),),
         ),
         Step(
             "teacher",
@@ -106,7 +108,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             inputs={"data": "data"},
             requires={"data": data},
             packages=TRAINING,
-            modules=modules(recipe.teacher.model),
+            modules=(module_of(recipe.teacher.model, MODELS),),
         ),
         Step(
             "outputs",
@@ -116,7 +118,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             inputs={"data": "data", "teacher": "teacher"},
             requires={"data": data, "teacher": State("torch", "float32")},
             packages=TRAINING,
-            modules=modules(recipe.teacher.model),
+            modules=(module_of(recipe.teacher.model, MODELS),),
         ),
         Step(
             "student",
@@ -126,7 +128,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             inputs=shared,
             requires={"data": data, "outputs": State("outputs")},
             packages=TRAINING,
-            modules=modules(recipe.student.model),
+            modules=(module_of(recipe.student.model, MODELS),),
         ),
         Step(
             "program",
@@ -136,7 +138,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             inputs={**shared, "student": "student"},
             requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
             packages=QUANTIZING,
-            modules=modules(recipe.student.model),
+            modules=(module_of(recipe.student.model, MODELS),),
         ),
     ]
     return {step.name: _seeded(step, recipe.seed) for step in steps}
@@ -145,9 +147,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
 def _target_steps(
     name: str, target: Target, recipe: Recipe, devices: Iterable[str]
 ) -> tuple[dict[str, Step], TargetPlan]:
-    student_module = module_of(recipe.student.model, "edgekd.models")
-    modules = (student_module,) if is_user_module(student_module) else ()
-    teacher_module = module_of(recipe.teacher.model, "edgekd.models")
+    modules = (module_of(recipe.student.model, MODELS),)
     exporting, runtime = EXPORTING[target.format], RUNTIMES[target.runtime]
     export_name, float_name = f"export[{target.format} {target.precision}]", f"export[{target.format} float32]"
     teacher_name = f"export[{target.format} float32 teacher]"
@@ -198,7 +198,7 @@ def _target_steps(
             inputs={"teacher": "teacher"},
             requires={"teacher": State("torch", "float32")},
             packages=(*TRAINING, *exporting),
-            modules=(teacher_module,) if is_user_module(teacher_module) else (),
+            modules=(module_of(recipe.teacher.model, MODELS),),
         ),
         checks,
     ]
@@ -230,7 +230,7 @@ def _measure_step(source: str, device: str, target: Target, recipe: Recipe, chec
     return Step(
         f"measure[{source.removeprefix('export[').removesuffix(']')} on {device}]",
         "edgekd.bench.steps:measure_export",
-        MeasureConfig(device, recipe.measure.protocol if checks else COMPARISON_PROTOCOL),
+        MeasureConfig(device, recipe.measure.protocol if checks else COMPARISON_PROTOCOL, local.describe()),
         State("measurement"),
         inputs={**inputs, "checks": checks} if checks else inputs,
         requires={"export": State(target.format), "data": State("dataset")},

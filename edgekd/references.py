@@ -10,15 +10,14 @@ from typing import Any
 from edgekd.config import nearest
 from edgekd.errors import EdgekdError, UsageError
 
+MODELS = "edgekd.models"
+"""Where a bare model name is looked up."""
+
 
 def module_of(reference: str, family: str = "") -> str:
     """The module behind a reference. A bare name `x` stands for `<family>.x:x`."""
     module, _, function = reference.partition(":")
     return module if function else f"{family}.{module}"
-
-
-def is_user_module(module: str) -> bool:
-    return module.partition(".")[0] != "edgekd"
 
 
 def resolve(reference: str, family: str = "") -> Callable[..., Any]:

@@ -1,6 +1,8 @@
 """What each step's result depends on. Kept apart from the steps: a plan is made without loading what they run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgekd.recipe import Budgets, Distillation, Quantization, Student
 from edgekd.target import CoverageLimits, ParityLimits
@@ -42,7 +44,8 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """Where to measure, and by which protocol."""
+    """Where to measure, and by which protocol. A number from one machine is not taken for another's."""
 
     device: str
     protocol: str
+    machine: Mapping[str, Any]

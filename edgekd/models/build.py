@@ -15,9 +15,7 @@ from torch import nn
 
 from edgekd.config import nearest
 from edgekd.errors import UsageError
-from edgekd.references import call
-
-FAMILY = "edgekd.models"
+from edgekd.references import MODELS, call
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def build(architecture: Architecture, role: str) -> nn.Module:
 
     Raises UsageError, naming `role` (teacher or student), if it does not.
     """
-    module = call(architecture.model, FAMILY, architecture.input_shape, architecture.classes, args=architecture.args)
+    module = call(architecture.model, MODELS, architecture.input_shape, architecture.classes, args=architecture.args)
     if not isinstance(module, nn.Module):
         raise UsageError(f"{role}: {architecture.model} returned {type(module).__name__}, not a torch.nn.Module")
     module.eval()
