@@ -89,7 +89,7 @@ def read_manifest(path: Path) -> Artifact | None:
             provenance=Provenance(**document["provenance"]),
         )
         complete = all((path / name).stat().st_size == info.bytes for name, info in artifact.files.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return artifact if complete else None
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult]
         seconds=0.0,
         created="",
     )
-    with watcher.step(step.name) as progress:
+    with watcher.step(step.name) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         artifact, cached = store.obtain(
             Order(key, step.name, step.ensures, provenance),
             lambda out: step.load()(Work(step.config, inputs, out, step.seed, progress)),

@@ -1,7 +1,10 @@
 """The command line: each verb parses, calls, prints. Nothing heavy is imported before a verb runs."""
 
+import contextlib
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +16,6 @@ from edgekd.errors import EdgekdError
 app = typer.Typer(
     name="edgekd",
     help="From a large teacher to a small student that is proven on the device it will live on.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -155,6 +157,8 @@ def main() -> None:
     from typer.exceptions import TyperException
 
     as_json = "--json" in sys.argv[1:]
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:
@@ -169,41 +173,42 @@ def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:
     """Call a command, print its result, and turn whatever goes wrong into one line and an exit code."""
     try:
         result = command()
-    except EdgekdError as error:
+        _print(json.dumps(result.document, indent=1) if as_json else result.text)
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
-            raise
-        raise typer.Exit(_fail(str(error), error.exit_code, as_json)) from None
-    except OSError as error:
-        if debug:
-            raise
-        raise typer.Exit(_fail(_storage_line(error), WRONG_USAGE, as_json)) from None
-    except KeyboardInterrupt:
-        line = "interrupted; the same command goes on where it was"
-        raise typer.Exit(_fail(line, INTERRUPTED, as_json)) from None
-    except Exception as error:
-        if debug:
-            raise
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        line = f"unexpected {text}; run again with --debug and report it"
-        raise typer.Exit(_fail(line, UNEXPECTED, as_json)) from None
-    if as_json:
-        print(json.dumps(result.document, indent=1))
-    else:
-        print(result.text)
+            traceback.print_exc()
+        raise typer.Exit(_fail(*_explain(error), as_json)) from None
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
 
-def _storage_line(error: OSError) -> str:
-    """A short write has neither file name nor error number: numpy tells only how much was asked for and written."""
-    where = f"{error.filename}: " if error.filename else ""
-    what = error.strerror or f"No space left on device ({error})"
-    return f"{where}{what}; make room or choose another folder; nothing was published"
+def _explain(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code of an error. A short write has neither file name nor error number."""
+    if isinstance(error, EdgekdError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on where it was", INTERRUPTED
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        what = error.strerror or f"No space left on device ({error})"
+        return f"{where}{what}; make room or choose another folder; nothing was published", WRONG_USAGE
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"unexpected {text}; run again with --debug and report it", UNEXPECTED
 
 
 def _fail(message: str, code: int, as_json: bool) -> int:
     line = " ".join(message.split())
     print(f"edgekd: {line}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": {"code": code, "message": line}}))
+        with contextlib.suppress(OSError):
+            _print(json.dumps({"error": {"code": code, "message": line}}))
     return code
+
+
+def _print(text: str) -> None:
+    """Print at once. Where stdout cannot take it, stdout is given up, so that nothing is tried again at the end."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

@@ -85,10 +85,13 @@ def bench_command(model: Path, device: str, protocol: str, samples: Path | None)
     from edgekd.bench.protocol import PROTOCOLS
     from edgekd.dependencies import RUNTIMES, require
     from edgekd.progress import watching
+    from edgekd.publish import check_writable
     from edgekd.runtimes.litert import check_file
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"protocol '{protocol}' is not known; {nearest(protocol, PROTOCOLS)}")
+    if samples is not None:
+        check_writable(samples.parent)
     check_file(model)
     require(RUNTIMES["ai-edge-litert"], ["tflite"])
     with watching(1) as watcher, watcher.step(f"measure {model.name}") as progress:

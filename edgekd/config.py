@@ -57,6 +57,8 @@ def _apply(document: dict[str, Any], override: str) -> None:
     path = key.strip().split(".")
     if not equals or not all(path):
         raise UsageError(f"--set {override}: write it as key=value, for example --set distill.temperature=2")
+    if "\n" in override:
+        raise UsageError(f"--set {' '.join(override.split())}: one line and one key at a time")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -70,24 +72,31 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ErrorDetails, document: Mapping[str, Any], kind: type) -> str:
-    keys = _document_keys(error["loc"], document)
-    key = ".".join(map(str, keys))
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    absent = error["type"] in ("missing", "missing_argument")
+    unknown = error["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    keys = _document_keys(error["loc"], document, last_is_a_key=absent or unknown)
+    key = " ".join(".".join(map(str, keys)).split())
+    if unknown:
         return f"unknown key '{key}'; {nearest(str(keys[-1]), _siblings(kind, error['loc']))}"
-    if error["type"] in ("missing", "missing_argument"):
+    if absent:
         return f"'{key}' is missing; add it"
+    if error["type"] == "union_tag_not_found":
+        return f"'{key}.{error['ctx']['discriminator'].strip(chr(39))}' is missing; add it"
+    if error["type"] == "union_tag_invalid":
+        tag, expected = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        return f"'{key}.{error['ctx']['discriminator'].strip(chr(39))}': must be one of {expected}, not '{tag}'"
     value = f", not {error['input']!r}" if isinstance(error["input"], str | int | float | bool) else ""
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"'{key}': {message[0].lower()}{message[1:]}{value}" if key else message
 
 
-def _document_keys(loc: tuple[int | str, ...], document: Mapping[str, Any]) -> list[int | str]:
+def _document_keys(loc: tuple[int | str, ...], document: Mapping[str, Any], last_is_a_key: bool) -> list[int | str]:
     """The location without the union tags that the validator adds and the user never wrote."""
     keys: list[int | str] = []
     here: Any = document
     for position, part in enumerate(loc):
         known = isinstance(here, list) or (isinstance(here, Mapping) and part in here)
-        if known or position == len(loc) - 1:
+        if known or (last_is_a_key and position == len(loc) - 1):
             keys.append(part)
             here = here[part] if known else None
     return keys

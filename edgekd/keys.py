@@ -1,6 +1,7 @@
 """What a step's key is made of: the content of data, the source of code, the versions of packages."""
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -32,10 +33,10 @@ class Fingerprints:
 
     def __init__(self, memory: Path) -> None:
         self._file = memory
-        try:
-            self._known: dict[str, list[Any]] = json.loads(memory.read_text())
-        except (OSError, ValueError):
-            self._known = {}
+        self._known: dict[str, list[Any]] = {}
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            entries = json.loads(memory.read_text()).items()
+            self._known = {path: known for path, known in entries if isinstance(known, list) and len(known) == 3}
         self._changed = False
 
     def of(self, path: Path) -> str:
@@ -91,7 +92,8 @@ def config_document(config: Any, fingerprints: Fingerprints) -> Any:
 
 @cache
 def source_digest(modules: tuple[str, ...]) -> str:
-    """Digest of the source of these modules and of all that they import from the same packages, read as text.
+    """Digest of the source of these modules, of the packages around them, and of all that they import from the same
+    packages or from beside them, read as text.
 
     Nothing is imported, so that an unchanged build is recognised without loading a framework.
     Raises UsageError for a module that cannot be found.
@@ -110,13 +112,20 @@ def source_digest(modules: tuple[str, ...]) -> str:
             continue
         text = file.read_bytes()
         seen[module] = hashlib.sha256(text).hexdigest()
-        waiting += [name for name in _imports(text, file, module) if _is_local(name, roots, file)]
+        beside = file.parents[module.count(".") + (file.name == "__init__.py")]
+        waiting += [name for name in _imports(text, file, module) if _is_local(name, roots, beside)]
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])
     return digest(sorted(seen.items()))
 
 
-def _is_local(name: str, roots: set[str], importer: Path) -> bool:
+def _is_local(name: str, roots: set[str], beside: Path) -> bool:
+    """Is it of one of the packages asked for, or of the user's own folder? Installed packages count by version."""
     root = name.partition(".")[0]
-    return root in roots or (importer.parent / f"{root}.py").is_file() or (importer.parent / root).is_dir()
+    if root in roots:
+        return True
+    own = beside.name not in ("site-packages", "dist-packages")
+    return own and ((beside / f"{root}.py").is_file() or (beside / root).is_dir())
 
 
 @cache

@@ -206,7 +206,8 @@ def _target_steps(
     for device in devices:
         load_device(device)
         for source in measured:
-            step = _measure_step(source, device, target, recipe, checks.name if source == export_name else None)
+            checked = (name, checks.name) if source == export_name else None
+            step = _measure_step(source, device, target, recipe, checked)
             measured[source].append(step.name)
             steps.append(step)
     plan = TargetPlan(
@@ -222,19 +223,22 @@ def _target_steps(
     return {step.name: _seeded(step, recipe.seed) for step in steps}, plan
 
 
-def _measure_step(source: str, device: str, target: Target, recipe: Recipe, checks: str | None) -> Step:
-    """Measure an export. The exported model is measured by the recipe's protocol and only after its checks; the
-    models that it is compared with by a shorter one.
+def _measure_step(source: str, device: str, target: Target, recipe: Recipe, checked: tuple[str, str] | None) -> Step:
+    """Measure an export. The model of a target is measured by the recipe's protocol and after its checks (`checked`:
+    the target and the step that checks it); the models that it is compared with by a shorter one.
     """
     inputs = {"export": source, "data": "data"}
+    what = checked[0] if checked else source.removeprefix("export[").removesuffix("]")
+    protocol = recipe.measure.protocol if checked else COMPARISON_PROTOCOL
     return Step(
-        f"measure[{source.removeprefix('export[').removesuffix(']')} on {device}]",
+        f"measure[{what} on {device}]",
         "edgekd.bench.steps:measure_export",
-        MeasureConfig(device, recipe.measure.protocol if checks else COMPARISON_PROTOCOL, local.describe()),
+        MeasureConfig(device, protocol, local.describe()),
         State("measurement"),
-        inputs={**inputs, "checks": checks} if checks else inputs,
+        inputs={**inputs, "checks": checked[1]} if checked else inputs,
         requires={"export": State(target.format), "data": State("dataset")},
         packages=("numpy", *RUNTIMES[target.runtime]),
+        modules=("edgekd.bench.harness",),
     )
 
 

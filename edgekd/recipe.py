@@ -4,6 +4,7 @@ Every field of a recipe is declared here, with its unit, its range and its defau
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -230,7 +231,8 @@ def load_recipe(name: str | None, overrides: Sequence[str] = ()) -> Source:
 def _from_here(override: str, here: Path) -> str:
     key, _, value = override.partition("=")
     if key.strip() in ("task.data", "teacher.weights", "student.weights"):
-        return f"{key}={here / value.strip().strip(chr(34))}"
+        path = Path(value.strip().strip("\"'")).expanduser()
+        return f"{key}={json.dumps(str(here / path))}"
     return override
 
 

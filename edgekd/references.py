@@ -15,9 +15,18 @@ MODELS = "edgekd.models"
 
 
 def module_of(reference: str, family: str = "") -> str:
-    """The module behind a reference. A bare name `x` stands for `<family>.x:x`."""
+    """The module behind a reference. A bare name `x` stands for `<family>.x:x`.
+
+    Raises UsageError, with the nearest name, for a bare name that edgekd does not have.
+    """
     module, _, function = reference.partition(":")
-    return module if function else f"{family}.{module}"
+    if function:
+        return module
+    folder = Path(__file__).parent.parent.joinpath(*family.split("."))
+    names = [file.stem for file in folder.glob("*.py") if f"\ndef {file.stem}(" in file.read_text(encoding="utf-8")]
+    if module not in names:
+        raise UsageError(f"'{module}' is not built in; {nearest(module, names)}; yours is named as module:function")
+    return f"{family}.{module}"
 
 
 def resolve(reference: str, family: str = "") -> Callable[..., Any]:

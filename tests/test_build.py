@@ -129,7 +129,7 @@ def test_one_key_reruns_only_what_depends_on_it(unbroken: Built, tmp_path: Path)
     again = quick_build(tmp_path, "quantize.train.learning_rate=5e-4")
     assert again.code == 0, again.stderr
     rerun = {name for name, was_cached in cached(again).items() if not was_cached}
-    assert rerun == {"program", "export[tflite int8]", "verify[tflite-arm]", "measure[tflite int8 on local]"}
+    assert rerun == {"program", "export[tflite int8]", "verify[tflite-arm]", "measure[tflite-arm on local]"}
 
 
 def test_killed_at_ten_moments_it_ends_with_the_same_model(unbroken: Built, tmp_path: Path) -> None:

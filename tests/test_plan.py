@@ -28,7 +28,7 @@ TARGET = "tflite-arm"
 TRAINING = {"data", "teacher", "outputs", "student", "program"}
 EXPORTS = {"export[tflite int8]", "export[tflite float32]", "export[tflite float32 teacher]"}
 VERIFY = {"verify[tflite-arm]"}
-MEASURE = "measure[tflite int8 on local]"
+MEASURE = "measure the exported model"
 COMPARISONS = {"measure[tflite float32 on local]", "measure[tflite float32 teacher on local]"}
 EVERYTHING = TRAINING | EXPORTS | VERIFY | {MEASURE} | COMPARISONS
 OF_THE_STUDENT = {
@@ -91,11 +91,16 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
 
 def changed(before: Plan, after: Plan) -> set[str]:
     assert set(before.keys) == set(after.keys)
-    return {name for name in before.keys if before.keys[name] != after.keys[name]}
+    return {label(name) for name in before.keys if before.keys[name] != after.keys[name]}
+
+
+def label(name: str) -> str:
+    """The name of a step, but for the one that measures the exported model: how that is called is left open."""
+    return MEASURE if name.startswith("measure[") and name not in COMPARISONS else name
 
 
 def names(plan: Plan) -> list[str]:
-    return [step.name for step in plan.steps]
+    return [label(step.name) for step in plan.steps]
 
 
 def test_a_plan_has_all_steps_of_a_build(plan: Planned):
@@ -118,7 +123,7 @@ def test_the_steps_go_from_data_to_measurements(plan: Planned):
 
 def test_every_step_has_a_key_of_its_own(plan: Planned):
     made = plan().keys
-    assert set(made) == EVERYTHING
+    assert {label(name) for name in made} == EVERYTHING
     assert len(set(made.values())) == len(EVERYTHING)
     assert all(len(key) == 64 and set(key) <= set("0123456789abcdef") for key in made.values())
 
@@ -313,7 +318,7 @@ def test_the_source_of_edgekd_itself_counts_where_it_runs(
         after = json.loads(python(KEYS, path=checkout))
     finally:
         source.write_text(text)
-    moved = {name for name in after if after[name] != keys_as_they_are[name]}
+    moved = {label(name) for name in after if after[name] != keys_as_they_are[name]}
     assert touched <= moved
     assert not untouched & moved
 
@@ -378,7 +383,7 @@ def two_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, s
 
 def test_two_targets_share_training_and_exports(two_targets: tuple[str, str], plan: Planned):
     both = plan(targets=two_targets)
-    assert sorted(set(names(both))) == sorted(names(both))
+    assert len(both.by_name) == len(both.steps)
     assert TRAINING | EXPORTS | {"verify[board-a]", "verify[board-b]"} <= set(names(both))
     assert both.keys["verify[board-a]"] != both.keys["verify[board-b]"]
 

@@ -86,7 +86,9 @@ def measure(
             break
     if samples_file is not None:
         shortest = min(len(one) for one in series)
-        np.save(samples_file, np.stack([one[:shortest] for one in series]).astype(np.min_scalar_type(int(every.max()))))
+        kept = np.stack([one[:shortest] for one in series])
+        with samples_file.open("wb") as stream:
+            np.save(stream, kept.astype(np.min_scalar_type(int(kept.max()))))
     progress(protocol.processes, protocol.processes)
     return Measurement(
         device=device,

@@ -31,14 +31,13 @@ def failing(input_shape: Sequence[int], classes: int) -> nn.Module:
     raise RuntimeError("no such\nbackbone")
 
 
-class Asserting(nn.Module):
+class Wordless(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        assert inputs.shape[1] == 99
-        return inputs
+        raise ValueError
 
 
-def silently_failing(input_shape: Sequence[int], classes: int) -> nn.Module:
-    return Asserting()
+def failing_without_a_word(input_shape: Sequence[int], classes: int) -> nn.Module:
+    return Wordless()
 
 
 def feature_map(input_shape: Sequence[int], classes: int) -> nn.Module:
@@ -113,7 +112,7 @@ def test_builds_a_users_model_with_its_arguments() -> None:
         ("not_a_module", "str"),
         ("other_input", "(1, 4)"),
         ("failing", "no such backbone"),
-        ("silently_failing", "(1, 4)"),
+        ("failing_without_a_word", "(1, 4)"),
         ("feature_map", "(N, classes)"),
         ("two_outputs", "(N, classes)"),
         ("liner", "did you mean 'linear'?"),

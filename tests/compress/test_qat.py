@@ -1,0 +1,145 @@
+import copy
+import socket
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekd.compress import nncf_backend, quantize
+from edgekd.compress.fold import fold_batch_norm
+from edgekd.compress.program import QuantizedProgram
+from edgekd.distill import Distiller, supervised
+from edgekd.distill.examples import Examples
+from edgekd.distill.trainer import fit
+from edgekd.errors import ExportError
+from edgekd.models.build import Architecture
+from edgekd.models.resnet import resnet
+from edgekd.recipe import Training
+from tests.compress.students import lively, noise
+
+SHAPE = (1, 8, 8)
+
+
+def inputs(count: int = 64) -> torch.Tensor:
+    return noise(SHAPE, count)
+
+
+def model() -> nn.Module:
+    return lively(Architecture("ds_cnn", {"width": 4, "blocks": 1}, SHAPE, 3))
+
+
+def train(quantized: nn.Module) -> None:
+    examples = Examples(inputs()[None], torch.arange(64) % 3)
+    fit(Distiller(quantized, None, supervised()), examples, Training(epochs=3, batch_size=16, learning_rate=1e-2), 0)
+
+
+@pytest.fixture(scope="module")
+def quantized() -> nn.Module:
+    """With quantizers, not trained."""
+    return nncf_backend.insert_quantizers(fold_batch_norm(model(), torch.zeros(1, *SHAPE)), inputs())
+
+
+def test_the_passed_model_is_untouched() -> None:
+    original = model().train()
+    before, names = copy.deepcopy(original.state_dict()), [name for name, _ in original.named_modules()]
+    quantize(original, inputs(), train)
+    assert original.training
+    assert [name for name, _ in original.named_modules()] == names
+    assert original.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
+
+
+def test_without_training_the_answers_stay_near() -> None:
+    original = model().eval()
+    program = quantize(original, inputs())
+    with torch.no_grad():
+        expected, found = original(inputs()), program.model(inputs())
+    assert (found - expected).abs().mean() < 0.03 * (expected.max() - expected.min())
+    assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.95
+
+
+def test_training_reaches_the_weights_and_every_range() -> None:
+    before, after = quantize(model(), inputs()), quantize(model(), inputs(), train)
+    pairs = zip(before.table, after.table, strict=True)
+    assert [old.tensor for old, new in pairs if old.scale == new.scale] == []
+
+
+def test_a_known_input_range_is_exactly_the_scale_of_the_input(quantized: nn.Module) -> None:
+    example, wrong = torch.zeros(1, *SHAPE), []
+    for mean in (0, 1, 127, 128, 200, 255):
+        for std in (64.0, 57.3, 100 / 3, 255.0, 1.0):
+            pinned = copy.deepcopy(quantized)
+            nncf_backend.pin_input(pinned, example, (0 - mean) / std, (255 - mean) / std)
+            found = QuantizedProgram.of(pinned, example).table[0]
+            assert found.zero_point == (mean - 128,)
+            if np.float32(found.scale[0]) != np.float32(1 / std):
+                wrong.append((mean, std, found.scale[0]))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("mean", "std"), [(128, 64.0), (0, 255.0), (33, 50.0)])
+def test_a_known_input_range_is_not_trained(mean: int, std: float) -> None:
+    program = quantize(model(), inputs(), train, ((0 - mean) / std, (255 - mean) / std))
+    found = program.table[0]
+    assert found.zero_point == (mean - 128,)
+    assert found.scale[0] == pytest.approx(1 / std, rel=1e-5)
+    pixels = torch.arange(256.0)
+    numbers = torch.round((pixels - mean) / std / found.scale[0]) + found.zero_point[0]
+    assert torch.equal(numbers, pixels - 128)
+
+
+@pytest.mark.parametrize(("sign", "low", "zero_point"), [(1.0, 0.0, -128), (-1.0, -255 / 8, 127)])
+def test_a_known_input_range_holds_for_inputs_of_one_sign(sign: float, low: float, zero_point: int) -> None:
+    found = quantize(model(), sign * inputs().abs(), None, (low, low + 255 / 8)).table[0]
+    assert found.scale == (0.125,)
+    assert found.zero_point == (zero_point,)
+    assert (found.low, found.high) == (-128, 127)
+
+
+def test_no_statistics_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def refuse(self: socket.socket, address: object) -> None:
+        calls.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    quantize(model(), inputs(8))
+    assert calls == []
+    assert sys.modules["openvino_telemetry"] is None
+    assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+
+
+@pytest.mark.parametrize(
+    ("original", "shape"),
+    [
+        (resnet(SHAPE, 3, width=4, blocks=(1, 1)), SHAPE),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)), SHAPE),
+    ],
+    ids=["resnet", "perceptron"],
+)
+def test_other_families_are_quantized_through_and_through(original: nn.Module, shape: tuple[int, ...]) -> None:
+    program = quantize(original, inputs())
+    weights = [entry.tensor.removeprefix("model.") for entry in program.table if entry.kind == "weight"]
+    expected = [f"{name}.weight" for name, one in original.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    assert sorted(weights) == sorted(expected)
+    assert program.table[0].kind == program.table[-1].kind == "activation"
+
+
+def test_a_constant_input_gives_usable_scales() -> None:
+    program = quantize(model(), torch.zeros(8, *SHAPE))
+    scales = np.concatenate([entry.scale for entry in program.table])
+    assert np.isfinite(scales).all()
+    assert (scales > 0).all()
+
+
+class TakesSides(nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs if inputs.sum() > 0 else -inputs
+
+
+def test_a_model_that_cannot_be_traced_is_refused() -> None:
+    with pytest.raises(ExportError, match="TakesSides"):
+        quantize(TakesSides(), inputs())

@@ -1,0 +1,77 @@
+"""A small student, quantized and exported once for all tests that read a file."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd.compress import QuantizedProgram, quantize
+from edgekd.export import tflite_pack
+from edgekd.export.formats import export_float, export_program
+from edgekd.models.build import Architecture, example_input
+from tests.compress.students import lively, noise
+
+ARCHITECTURES = {
+    "ds_cnn": Architecture("ds_cnn", {"width": 8, "blocks": 2}, (3, 8, 6), 4),
+    "resnet": Architecture("resnet", {"width": 4, "blocks": (1, 1)}, (3, 8, 6), 4),
+}
+SHAPE = (3, 8, 6)
+INPUT_RANGE = ((0 - 128) / 64, (255 - 128) / 64)
+
+
+@functools.cache
+def student(family: str = "ds_cnn") -> nn.Module:
+    return lively(ARCHITECTURES[family])
+
+
+@functools.cache
+def quantized(family: str = "ds_cnn") -> QuantizedProgram:
+    return quantize(student(family), noise(SHAPE, 64), None, INPUT_RANGE)
+
+
+@functools.cache
+def int8_content(family: str = "ds_cnn") -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return export_program(quantized(family), "tflite", Path(folder)).read_bytes()
+
+
+@functools.cache
+def unslimmed_content() -> bytes:
+    """The file as the converter wrote it."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tflite_pack, "slim", lambda content: content)
+        return export_program(quantized(), "tflite", Path(folder)).read_bytes()
+
+
+@functools.cache
+def float_content() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return export_float(student(), example_input(SHAPE), "tflite", Path(folder)).read_bytes()
+
+
+def samples(count: int = 50) -> torch.Tensor:
+    """Inputs that the calibration did not see, shape (N, 3, 8, 6)."""
+    return noise(SHAPE, count, seed=9)
+
+
+@pytest.fixture(scope="session")
+def int8_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("int8") / "model.tflite"
+    file.write_bytes(int8_content())
+    return file
+
+
+@pytest.fixture(scope="session")
+def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("float") / "model.tflite"
+    file.write_bytes(float_content())
+    return file
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Where a test writes its damaged file."""
+    return tmp_path / "damaged.tflite"
