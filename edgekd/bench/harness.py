@@ -55,8 +55,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         inputs = generated_inputs(session.inputs)
     session.set_inputs(inputs)
     _repeat(session, job["warmup_runs"], job["warmup_seconds"])
+    peak = memory("VmHWM")  # before the run times fill memory of their own
     samples = _repeat(session, job["runs"], job["seconds"])
-    peak = memory("VmHWM")
     np.save(Path(job["out"]) / "samples.npy", np.frombuffer(samples, dtype=np.uint64))
     return {"load_ns": load, "base_memory_bytes": base, "peak_memory_bytes": peak}
 

@@ -50,7 +50,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
         ]
         entries = [_latency(name, taken) for name, taken in compared if taken.get("valid")]
         if exported["valid"]:
-            title = f"Latency p50 on {exported['device']}, {exported['timing']}, log scale"
+            title = f"p50 on {exported['device']}, {exported['timing']}, log scale"
             pictures.append(bars(title, entries, logarithmic=True))
     return pictures
 

@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekd.bench.harness import generated_inputs, measure
+from edgekd.errors import UsageError
+from edgekd.runtimes.litert import TensorSpec
+
+
+def job(model: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    settings = {"inputs": None, "runs": 20, "seconds": 0.05, "warmup_runs": 1, "warmup_seconds": 0.0, "threads": 1}
+    return {**settings, "model": str(model), "out": str(out), **changes}
+
+
+def test_samples_are_written_in_nanoseconds(int8_file: Path, tmp_path: Path) -> None:
+    result = measure(job(int8_file, tmp_path))
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.dtype == np.uint64
+    assert samples.ndim == 1
+    assert len(samples) >= 20
+    assert (samples > 0).all()
+    assert result["load_ns"] > 0
+    assert result["peak_memory_bytes"] >= result["base_memory_bytes"] > 1_000_000
+
+
+def test_it_goes_on_until_there_are_enough_runs(int8_file: Path, tmp_path: Path) -> None:
+    measure(job(int8_file, tmp_path, runs=321, seconds=0.0))
+    assert len(np.load(tmp_path / "samples.npy")) == 321
+
+
+def test_it_goes_on_until_the_time_is_over(int8_file: Path, tmp_path: Path) -> None:
+    measure(job(int8_file, tmp_path, runs=1, seconds=0.2))
+    assert len(np.load(tmp_path / "samples.npy")) > 1
+
+
+def test_given_inputs_are_used(int8_file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "inputs.npz", np.zeros((1, 8, 6, 3), dtype=np.int8))
+    measure(job(int8_file, tmp_path, inputs=str(tmp_path / "inputs.npz")))
+    np.savez(tmp_path / "inputs.npz", np.zeros((1, 9, 9, 9), dtype=np.int8))
+    with pytest.raises(ValueError, match="Dimension mismatch"):
+        measure(job(int8_file, tmp_path, inputs=str(tmp_path / "inputs.npz")))
+
+
+def test_generated_inputs_fit_the_model_and_repeat() -> None:
+    specs = [
+        TensorSpec("a", (1, 40, 40), "int8", 0.1, 0),
+        TensorSpec("b", (2, 3), "float32", 0.0, 0),
+        TensorSpec("c", (1, 7), "int64", 0.0, 0),
+    ]
+    first, second = generated_inputs(specs), generated_inputs(specs)
+    assert [(one.shape, one.dtype.name) for one in first] == [(one.shape, one.dtype) for one in specs]
+    assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
+    assert (first[0].min(), first[0].max()) == (-128, 127)
+    assert not first[2].any()
+
+
+def test_as_a_process_it_says_what_went_wrong(tmp_path: Path) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_text("not a model")
+    (tmp_path / "job.json").write_text(json.dumps(job(model, tmp_path)))
+    done = subprocess.run([sys.executable, "-m", "edgekd.bench.harness", str(tmp_path / "job.json")], check=False)
+    assert done.returncode == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["exit_code"] == UsageError.exit_code
+    assert "model.tflite" in result["error"]
