@@ -24,7 +24,8 @@ class Measurement:
 
     timing: measured, emulated or estimated. samples: runs behind the percentiles; p90 is None if they are too few.
     spread, drift: see `edgekd.bench.statistics.Stability`; process_spread: the same between processes, or None.
-    peak_memory_bytes: of the whole runtime process up to the end of its warm-up; base_memory_bytes: of the same before the model was loaded.
+    peak_memory_bytes: of the whole runtime process up to the end of its warm-up; base_memory_bytes: of the same before
+    the model was loaded.
     """
 
     device: str
