@@ -44,3 +44,9 @@ class MeasurementError(EdgekdError):
     """A measurement was taken but is not stable enough to be reported."""
 
     exit_code = 7
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,5 +1,6 @@
 """Percentiles with intervals, and whether a series of runs is stable enough to be quoted."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ def percentile(samples: np.ndarray, share: float) -> Percentile | None:
     The interval comes from a block bootstrap (Künsch 1989, with the blocks of a fixed partition): runs near in time
     are alike, and resampling single runs would make the interval too narrow.
     """
-    if len(samples) * (1.0 - share) < SAMPLES_BEYOND:
+    if round(len(samples) * (1.0 - share), 6) < SAMPLES_BEYOND:
         return None
     ordered = np.sort(samples)
     levels = np.unique(ordered[np.linspace(0, len(ordered) - 1, min(BINS, len(ordered))).round().astype(int)])
@@ -58,7 +59,9 @@ def blocks(samples: np.ndarray) -> list[np.ndarray]:
 
 
 def stability(samples: np.ndarray) -> Stability:
-    """How steady the runs were, from their order in time."""
+    """How steady the runs were, from their order in time; infinitely unsteady if they are fewer than the windows."""
+    if len(samples) < WINDOWS:
+        return Stability(math.inf, math.inf)
     medians = np.array([np.median(window) for window in np.array_split(samples, WINDOWS)])
     quarters = np.array_split(samples, 4)
     return Stability(

@@ -7,7 +7,7 @@ import numpy as np
 from edgekd.artifact import Facts
 from edgekd.bench.measurement import measure
 from edgekd.bench.protocol import PROTOCOLS
-from edgekd.runtimes.litert import Session, to_layout
+from edgekd.runtimes.litert import Session, channels_last
 from edgekd.step import Work
 from edgekd.step_configs import MeasureConfig
 
@@ -27,7 +27,7 @@ def measure_export(work: Work[MeasureConfig]) -> Facts:
         file,
         work.config.device,
         PROTOCOLS[work.config.protocol],
-        [source.quantize(to_layout(sample, source.shape))],
+        [source.quantize(channels_last(sample))],
         work.out / "samples.npy",
         work.progress,
     )

@@ -8,7 +8,10 @@ from torch import nn
 from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from edgekd.errors import ExportError
+from edgekd.errors import ExportError, first_line
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+ROWS = 2
 
 
 def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -30,28 +33,37 @@ def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:
 
 
 def trace(model: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
-    """torch.export without a compiler; raises ExportError with the first line of the reason."""
+    """torch.export without a compiler; raises ExportError with the reason."""
     try:
         return torch.export.export(model, (example,), strict=False)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"student: torch.export cannot trace {type(model).__name__}: {reason}") from error
+        raise ExportError(f"torch.export cannot trace {type(model).__name__}: {first_line(error)}") from error
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
+    """Names of (layer, batch norm) where the norm sees that layer's output and nothing else does."""
     program = trace(model, example)
-    signature = program.graph_signature
+    parameters, buffers = program.graph_signature.inputs_to_parameters, program.graph_signature.inputs_to_buffers
     found = []
     for node in program.graph.nodes:
         if node.op != "call_function" or "batch_norm" not in str(node.target):
             continue
         before, mean = node.args[0], node.args[3]
         weight = before.args[1] if len(before.args) > 1 else None
-        if not isinstance(weight, Node) or weight.name not in signature.inputs_to_parameters:
+        if not isinstance(weight, Node) or not isinstance(mean, Node):
             continue
-        layer_name = signature.inputs_to_parameters[weight.name].rpartition(".")[0]
-        norm_name = signature.inputs_to_buffers[mean.name].rpartition(".")[0]
-        foldable = isinstance(model.get_submodule(layer_name), nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
-        if foldable and len(before.users) == 1 and len(weight.users) == 1 and len(mean.users) == 1:
+        if weight.name not in parameters or mean.name not in buffers:
+            continue
+        layer_name, norm_name = (names.rpartition(".")[0] for names in (parameters[weight.name], buffers[mean.name]))
+        layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+        used_once = len(before.users) == 1 and len(weight.users) == 1 and len(mean.users) == 1
+        if used_once and isinstance(norm, BATCH_NORMS) and _over_channels(layer, before):
             found.append((layer_name, norm_name))
     return found
+
+
+def _over_channels(layer: nn.Module, output: Node) -> bool:
+    """A batch norm works along dimension 1: the channels of a convolution, the features of a linear layer on rows."""
+    if isinstance(layer, nn.Linear):
+        return bool(output.meta["val"].ndim == ROWS)
+    return isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)

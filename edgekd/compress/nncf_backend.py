@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,13 +20,14 @@ from nncf.quantization.advanced_parameters import (
     QuantizationParameters,
 )
 from nncf.torch.function_hook import get_hook_storage
-from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
-from nncf.torch.model_graph_manager import get_const_node
 from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer
 from nncf.torch.quantization.reference import torch_executor
 
 from edgekd.quiet import quiet
+
+HOOKS_PREFIX = "__nncf_hooks."
+CONSTANT = "nncf_model_const"
 
 nncf.set_log_level(logging.ERROR)
 
@@ -82,8 +84,9 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
 def pin_input(model: nn.Module, example: torch.Tensor, low: float, high: float) -> None:
     """Fix the range of the input's quantizer: it is not trained any more."""
     inputs = {node.node_name for node in build_nncf_graph(model, example).get_input_nodes()}
-    for _, tensor, _, quantizer in quantizers_of(model, example):
-        if tensor in inputs and isinstance(quantizer, AsymmetricQuantizer):
+    for placed in quantizers_of(model, example):
+        quantizer = placed.quantizer
+        if placed.tensor in inputs and isinstance(quantizer, AsymmetricQuantizer):
             with torch.no_grad():
                 quantizer.input_low.fill_(low)
                 quantizer.input_range.fill_(high - low)
@@ -102,43 +105,52 @@ def restore(model: nn.Module, config: dict[str, Any]) -> nn.Module:
     return restored
 
 
-def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str, bool, BaseQuantizer]]:
-    """Every active quantizer as (hook name, tensor, is it a weight, quantizer), in the order of the graph.
+@dataclass(frozen=True)
+class PlacedQuantizer:
+    """A quantizer and where it sits.
 
-    The tensor of a weight is the parameter's full name, taken from the graph's constant node; of an activation, the
-    operation whose output it is.
+    hook: NNCF's name for its place. tensor: a parameter's full name, or the operation whose output is quantized.
+    sources: positions, in the list it comes in, of the quantizers that its tensor is computed from.
     """
+
+    hook: str
+    tensor: str
+    is_weight: bool
+    sources: tuple[int, ...]
+    quantizer: BaseQuantizer
+
+
+def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[PlacedQuantizer]:
+    """Every quantizer in the order of the graph."""
     graph = build_nncf_graph(model, example)
-    order = {node.node_name: position for position, node in enumerate(graph.topological_sort())}
-    found = []
-    for name, quantizer in get_hook_storage(model).named_hooks():
-        if not isinstance(quantizer, BaseQuantizer):
-            continue
-        kind, operation, port = decode_hook_name(name)
-        constant = _constant(graph, operation, port) if kind == "pre_hooks" else None
-        tensor = constant.layer_attributes.name if constant else _source(graph, kind, operation, port)
-        found.append((order.get(operation, len(order)), constant is None, name, tensor, quantizer))
-    found.sort(key=lambda entry: entry[:3])
-    return [(name, tensor, not is_activation, quantizer) for _, is_activation, name, tensor, quantizer in found]
+    hooks = hooks_of(model)
+    placed: list[PlacedQuantizer] = []
+    reached: dict[int, frozenset[int]] = {}
+    for node in graph.topological_sort():
+        edges = sorted(graph.get_input_edges(node), key=lambda edge: edge.input_port_id)
+        sources = frozenset().union(*(reached[edge.from_node.node_id] for edge in edges))
+        if node.node_type.endswith("_quantize"):
+            tensor, parameters = edges[0].from_node, edges[-1].from_node
+            hook = parameters.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0]
+            is_weight = tensor.node_type == CONSTANT
+            name = tensor.node_name
+            placed.append(PlacedQuantizer(hook, name, is_weight, tuple(sorted(sources)), hooks.get_submodule(hook)))
+            sources = frozenset({len(placed) - 1})
+        reached[node.node_id] = sources
+    return placed
+
+
+def replace_quantizers(model: nn.Module, original: str, replacement: nn.Module | None) -> None:
+    """Put `replacement` wherever the quantizer of the hook `original` is used, or take it out."""
+    hooks = hooks_of(model)
+    quantizer = hooks.get_submodule(original)
+    for name, found in list(hooks.named_hooks()):
+        if found is quantizer and replacement is None:
+            hooks.delete_hook(name)
+        elif found is quantizer:
+            hooks.set_submodule(name, replacement)
 
 
 def hooks_of(model: nn.Module) -> Any:
     """Where NNCF keeps the quantizers of a model, by hook name."""
     return get_hook_storage(model)
-
-
-def _constant(graph: Any, operation: str, port: int) -> Any:
-    try:
-        return get_const_node(graph.get_node_by_name(operation), port, graph)
-    except nncf.InternalError:
-        return None
-
-
-def _source(graph: Any, kind: str, operation: str, port: int) -> str:
-    """The operation whose output a quantizer sees: its own for a post hook, the one feeding the port for a pre hook."""
-    if kind == "post_hooks":
-        return operation
-    for edge in graph.get_input_edges(graph.get_node_by_name(operation)):
-        if edge.input_port_id == port:
-            return str(edge.from_node.node_name)
-    return operation

@@ -4,7 +4,6 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -40,10 +39,7 @@ class QuantizedProgram:
 
         Raises ExportError for an activation that is quantized per channel, which no format can hold.
         """
-        table = tuple(
-            _quantizer(tensor, is_weight, quantizer, model)
-            for _, tensor, is_weight, quantizer in nncf_backend.quantizers_of(model, example)
-        )
+        table = tuple(_quantizer(placed, model) for placed in nncf_backend.quantizers_of(model, example))
         return cls(model.eval(), example, table)
 
     def frozen(self, stored: bool) -> nn.Module:
@@ -53,17 +49,15 @@ class QuantizedProgram:
         which is what LiteRT's converter wants. Either way the values are the same.
         """
         model = copy.deepcopy(self.model)
-        hooks = nncf_backend.hooks_of(model)
-        entries = zip(self.table, nncf_backend.quantizers_of(self.model, self.example), strict=True)
-        for entry, (hook, tensor, is_weight, _) in entries:
-            if is_weight:
-                owner, _, leaf = tensor.rpartition(".")
+        places = nncf_backend.quantizers_of(self.model, self.example)
+        for entry, placed in zip(self.table, places, strict=True):
+            if entry.kind == "weight":
+                owner, _, leaf = placed.tensor.rpartition(".")
                 layer = model.get_submodule(owner)
                 form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
                 parametrize.register_parametrization(layer, leaf, form, unsafe=True)
-                hooks.delete_hook(hook)
-            else:
-                hooks.set_submodule(hook, QuantizedActivation(entry))
+            replacement = None if entry.kind == "weight" else QuantizedActivation(entry)
+            nncf_backend.replace_quantizers(model, placed.hook, replacement)
         return model.eval()
 
 
@@ -134,16 +128,30 @@ def load_program(folder: Path, architecture: Architecture) -> QuantizedProgram:
     return QuantizedProgram.of(restored, example)
 
 
-def _quantizer(tensor: str, is_weight: bool, quantizer: Any, model: nn.Module) -> Quantizer:
+def _quantizer(placed: nncf_backend.PlacedQuantizer, model: nn.Module) -> Quantizer:
+    quantizer = placed.quantizer
     low, high, scale, zero_point = quantizer.get_parameters_for_torch_fq()
-    if not is_weight:
+    if not placed.is_weight:
         if scale.numel() != 1:
-            raise ExportError(f"{tensor}: its activation is quantized per channel, which no runtime takes")
+            raise ExportError(f"{placed.tensor}: its activation is quantized per channel, which no runtime takes")
         shift = 128 if low == 0 else 0  # an unsigned 8-bit quantizer is the same numbers in int8, moved by 128
         return Quantizer(
-            tensor, "activation", (float(scale),), (int(zero_point) - shift,), int(low) - shift, int(high) - shift
+            tensor=placed.tensor,
+            kind="activation",
+            scale=(float(scale),),
+            zero_point=(int(zero_point) - shift,),
+            low=int(low) - shift,
+            high=int(high) - shift,
+            sources=placed.sources,
         )
     axis = max(range(len(quantizer.scale_shape)), key=lambda dimension: quantizer.scale_shape[dimension])
-    channels = model.get_parameter(tensor).shape[axis]
-    scales = scale.expand(channels).tolist()
-    return Quantizer(tensor, "weight", tuple(scales), (0,) * channels, int(low), int(high), axis)
+    channels = model.get_parameter(placed.tensor).shape[axis]
+    return Quantizer(
+        tensor=placed.tensor,
+        kind="weight",
+        scale=tuple(scale.expand(channels).tolist()),
+        zero_point=(0,) * channels,
+        low=int(quantizer.level_low),
+        high=int(quantizer.level_high),
+        axis=axis,
+    )

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Quantizer:
 
     tensor: a parameter's name, or the operation whose output it is.
     scale, zero_point: one entry, or one a channel along `axis`. The scales are float32 values.
+    sources: of an activation, the positions in the table of the quantizers that it is computed from.
     """
 
     tensor: str
@@ -23,6 +24,7 @@ class Quantizer:
     low: int
     high: int
     axis: int | None = None
+    sources: tuple[int, ...] = ()
     dtype: str = "int8"
 
 
@@ -30,9 +32,10 @@ def write_table(table: Sequence[Quantizer], file: Path) -> None:
     file.write_text(json.dumps([dataclasses.asdict(quantizer) for quantizer in table], indent=1))
 
 
-def read_table(document: list[dict]) -> tuple[Quantizer, ...]:  # type: ignore[type-arg]
+def read_table(document: list[dict[str, Any]]) -> tuple[Quantizer, ...]:
     """The table from its JSON document; a float written as JSON comes back as the same float."""
-    return tuple(
-        Quantizer(**{**entry, "scale": tuple(entry["scale"]), "zero_point": tuple(entry["zero_point"])})
-        for entry in document
-    )
+
+    def frozen(entry: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+
+    return tuple(Quantizer(**frozen(entry)) for entry in document)

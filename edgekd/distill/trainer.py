@@ -26,6 +26,7 @@ def fit(
 
     Raises GateError if the loss stops being finite.
     """
+    torch.manual_seed(seed)
     student, count = distiller.student, len(examples.labels)
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(_groups(student, training.weight_decay), lr=training.learning_rate)
@@ -62,7 +63,7 @@ def fit(
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay for weights only: not for biases, normalisation, or learned quantizer ranges."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = {id(p) for p in trained if p.ndim > 1 and p.numel() > p.shape[0]}
+    weights = {id(p) for name, p in model.named_parameters() if p.ndim > 1 and name.endswith("weight")}
     return [
         {"params": [p for p in trained if id(p) in weights], "weight_decay": weight_decay},
         {"params": [p for p in trained if id(p) not in weights], "weight_decay": 0.0},

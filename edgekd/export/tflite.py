@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekd.errors import ExportError
+from edgekd.errors import ExportError, first_line
 from edgekd.quiet import quiet
 
 IMAGE_DIMENSIONS = 4
@@ -35,10 +35,14 @@ def _convert(model: nn.Module, example: torch.Tensor, file: Path, quantized: boo
             config = _static_int8() if quantized else None
             litert_torch.convert(model.eval(), (example,), quant_config=config).export(str(file))
     except Exception as error:
-        raise ExportError(f"TFLite export: litert-torch refused the model: {_reason(error)}") from error
-    from edgekd.export.tflite_pack import slim
+        raise ExportError(f"TFLite export: litert-torch refused the model: {first_line(error)}") from error
+    from edgekd.export.tflite_pack import foreign_ops, slim
 
-    file.write_bytes(slim(file.read_bytes()))
+    content = file.read_bytes()
+    if foreign := foreign_ops(content):
+        file.unlink()
+        raise ExportError(f"TFLite export: no TFLite kernel for {', '.join(foreign)}; replace it in the model")
+    file.write_bytes(slim(content))
 
 
 def _static_int8() -> object:
@@ -48,8 +52,3 @@ def _static_int8() -> object:
 
     scheme = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True, is_qat=True)
     return QuantConfig(pt2e_quantizer=pt2e_quantizer.PT2EQuantizer().set_global(scheme))
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

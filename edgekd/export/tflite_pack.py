@@ -21,6 +21,20 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+def foreign_ops(content: bytes) -> list[str]:
+    """Operations that the converter wrote although TFLite has no kernel for them: custom and StableHLO ones."""
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    found = set()
+    for code in model.operatorCodes:
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        if name == "CUSTOM":
+            found.add(code.customCode.decode() if code.customCode else name)
+        elif name.startswith("STABLEHLO_"):
+            found.add(name)
+    return sorted(found)
+
+
 def slim(content: bytes) -> bytes:
     """The same model with short names: inputs, outputs and the signature keep one, inner tensors have none.
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgekd.config import nearest
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, first_line
 from edgekd.references import MODELS, call
 
 
@@ -42,7 +42,7 @@ def build(architecture: Architecture, role: str) -> nn.Module:
             outputs = module(example_input(architecture.input_shape))
     except Exception as error:
         shape = (1, *architecture.input_shape)
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"{role}: {architecture.model} does not take an input of shape {shape}: {reason}") from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         raise UsageError(f"{role}: {architecture.model} must return logits of shape (N, classes)")
@@ -108,7 +108,7 @@ def load_weights(module: nn.Module, file: Path, role: str) -> None:
                 f"{role}.weights: '{name}' in {file} has shape {tuple(tensor.shape)}, the model and the data need "
                 f"{tuple(wanted[name].shape)}"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor.to(wanted[name].dtype)).all():
             raise UsageError(f"{role}.weights: '{name}' in {file} holds NaN or infinity")
     module.load_state_dict(state)
 
@@ -117,16 +117,19 @@ def _read_state(file: Path, role: str) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise UsageError(f"{role}.weights: {file} is not a file")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        safe = file.suffix == ".safetensors"
+        state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"{role}.weights: {file} is not a plain state dict: it would run code or build objects when loaded; "
-            "save model.state_dict() or safetensors instead"
+            f"{role}.weights: {file} is damaged or not a plain state dict, which may not run code or build objects "
+            "when loaded; save model.state_dict() or safetensors"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UsageError(f"{role}.weights: {file} cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise UsageError(f"{role}.weights: {file} cannot be read ({first_line(error)})") from error
+    plain = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        for name, tensor in state.items()
+    )
+    if not plain:
         raise UsageError(f"{role}.weights: {file} is not a state dict (name -> tensor); save model.state_dict()")
-    return state
+    return dict(state)

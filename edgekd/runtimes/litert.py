@@ -11,6 +11,7 @@ from edgekd.errors import DeviceError, UsageError
 from edgekd.quiet import quiet
 
 IDENTIFIER = b"TFL3"
+IMAGE_DIMENSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,9 @@ class Session:
         return list(self._interpreter._get_ops_details())
 
 
-def to_layout(inputs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples of shape (N, channels, height, width) in the layout that a file's input has."""
-    if inputs.shape[1:] == shape[1:]:
-        return inputs
-    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
+def channels_last(inputs: np.ndarray) -> np.ndarray:
+    """Samples of shape (N, channels, height, width) as (N, height, width, channels); others as they are."""
+    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if inputs.ndim == IMAGE_DIMENSIONS else inputs
 
 
 def check_file(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Audio classification: a folder of recordings to log-mel features."""
 
+import re
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from edgekd.step import Progress
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
 
 LOG_OFFSET = 1e-6
+FILE_NAME = re.compile(r"(?P<label>[^_]+)_.+_(?P<index>[0-9]+)\.wav")
+LOUDEST = 2.0
+"""Resampling may overshoot 1 a little; samples on the scale of integers go far beyond."""
 
 
 def wav_folder(task: AudioTask, *, test_indices: int = 5) -> Dataset:
@@ -32,11 +36,10 @@ def wav_folder(task: AudioTask, *, test_indices: int = 5) -> Dataset:
         raise UsageError(f"task.data: no .wav file in {data}")
     parts = []
     for file in files:
-        label, _, rest = file.stem.partition("_")
-        index = rest.rpartition("_")[2]
-        if not label or not index.isdecimal():
+        match = FILE_NAME.fullmatch(file.name)
+        if match is None:
             raise UsageError(f"{file}: the name is not {{label}}_{{speaker}}_{{index}}.wav")
-        parts.append((file, label, int(index)))
+        parts.append((file, match["label"], int(match["index"])))
     labels = tuple(sorted({label for _, label, _ in parts}))
 
     def split(chosen: list[tuple[Path, str, int]]) -> Split:
@@ -87,6 +90,8 @@ def prepare(task: AudioTask, data: Dataset, rng: np.random.Generator, progress: 
     samples = clip_samples(task)
     views = [_features(task, [fit_length(wave, samples) for wave in train])]
     mean, std = round(float(views[0].mean()), 4), round(float(views[0].std()), 4)
+    if std == 0:
+        raise UsageError("data: all training recordings have the same features; are they silent?")
     for view in range(1, task.augment.views):
         progress(view, task.augment.views, "views")
         views.append(_features(task, [augmented(task, wave, rng) for wave in train]))
@@ -118,6 +123,8 @@ def check_waveforms(split_name: str, split: Split) -> list[np.ndarray]:
         wave = as_float(wave)
         if not np.isfinite(wave).all():
             raise UsageError(f"{name} holds NaN or infinity")
+        if np.abs(wave).max() > LOUDEST:
+            raise UsageError(f"{name} has values up to {np.abs(wave).max():g}; give int16, or float in [-1, 1]")
         waves.append(wave)
     return waves
 
@@ -177,7 +184,7 @@ def augmented(task: AudioTask, waveform: np.ndarray, rng: np.random.Generator) -
     """One random view of a float waveform, shape (samples,) in and (any length,) out."""
     augment = task.augment
     speed = 1.0 + rng.uniform(-augment.speed, augment.speed)
-    positions = np.arange(0.0, len(waveform) - 1, speed)
+    positions = np.arange(0.0, len(waveform), speed)
     view = np.interp(positions, np.arange(len(waveform)), waveform)
     shift = round(rng.uniform(-augment.shift, augment.shift) * task.sample_rate)
     view = np.pad(view, (shift, 0)) if shift >= 0 else view[-shift:]

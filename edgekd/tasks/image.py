@@ -53,6 +53,8 @@ def check_images(split_name: str, split: Split) -> np.ndarray:
         raise UsageError(
             f"data: {split_name} images have shape {images.shape}; give one array (N, height, width, channels)"
         )
+    if images.size == 0:
+        raise UsageError(f"data: {split_name} images have shape {images.shape}: no pixels")
     if images.dtype == np.uint8:
         return images
     for index, image in enumerate(images):

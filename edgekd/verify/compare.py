@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekd.runtimes.litert import Session, to_layout
+from edgekd.runtimes.litert import Session, channels_last
 
 if TYPE_CHECKING:
     import torch
@@ -54,5 +54,5 @@ def parity(file: Path, program: "QuantizedProgram", inputs: "torch.Tensor") -> P
 
     session = Session(file)
     source, sink = session.inputs[0], session.outputs[0]
-    outputs = session.run(source.quantize(to_layout(inputs.numpy(), source.shape)))
+    outputs = session.run(source.quantize(channels_last(inputs.numpy())))
     return compare(predict(program.model, inputs), sink.dequantize(outputs), sink.scale)

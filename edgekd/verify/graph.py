@@ -25,11 +25,15 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class FileNode:
-    """One operation: its name in the format, and the indices of its tensors."""
+    """One operation: its name in the format, and the indices of its tensors.
+
+    weight_axis: the axis along which the format wants the scales of its weight, or None if it does not say.
+    """
 
     op: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    weight_axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class FileGraph:
     nodes: tuple[FileNode, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    def check(self) -> None:
+        """Raise IndexError if an operation, an input or an output names a tensor that is not there."""
+        named = {*self.inputs, *self.outputs}.union(*((*node.inputs, *node.outputs) for node in self.nodes))
+        if not all(0 <= index < len(self.tensors) for index in named):
+            raise IndexError("a tensor that is not there")
 
     def describe(self, tensor: FileTensor) -> str:
         """A tensor in words: its name, or the operation around it."""

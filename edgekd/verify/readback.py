@@ -1,20 +1,20 @@
-"""Learned scales against the scales in a file, bit for bit."""
+"""Learned scales against the scales in a file, bit for bit and place for place."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgekd.compress.quantizers import Quantizer
-from edgekd.verify.graph import FileGraph, FileTensor
+from edgekd.verify.graph import FileGraph, FileNode, FileTensor
 
-BIAS_TOLERANCE = 1e-6
-"""A bias has the scale of its input times that of its weight, rounded once or twice in float32."""
+UNKNOWN = -1
+"""Stands for a quantized tensor of the file that no quantizer of the table fits."""
 
 
 @dataclass(frozen=True)
 class Readback:
-    """learned: quantizers in the table. exact: those found in the file with the same bits. problems: one line each."""
+    """learned: quantizers in the table. exact: those found in their place, bit for bit. problems: one line each."""
 
     learned: int
     exact: int
@@ -22,69 +22,146 @@ class Readback:
 
 
 def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
-    """Compare both ways: every learned quantizer must be in the file, every quantized tensor must follow from one.
+    """Compare both ways: every learned quantizer must be in its place, every quantized tensor must follow from one.
 
-    A bias has no quantizer of its own: its scale must be the input's times the weight's.
+    A quantized activation is placed by what it is computed from: the quantizers of the weights and activations behind
+    it, the same in the table as in the file. Operations that only move data keep their input's quantizer. A bias has
+    none of its own: its scale must be its input's times its weight's, rounded once to float32.
     """
-    weights = [
-        tensor for tensor in graph.tensors if tensor.scale and tensor.dtype == "int8" and tensor.constant is not None
-    ]
-    activations = [tensor for tensor in graph.tensors if tensor.scale and tensor.constant is None]
-    problems, exact = [], 0
-    for quantizer in table:
-        candidates = weights if quantizer.kind == "weight" else activations
-        if any(_same(quantizer, tensor) for tensor in candidates):
-            exact += 1
-        else:
-            problems.append(f"{quantizer.kind} '{quantizer.tensor}': {_difference(quantizer, candidates, graph)}")
-    for kind, tensors in (("weight", weights), ("activation", activations)):
-        learned = [quantizer for quantizer in table if quantizer.kind == kind]
-        for tensor in tensors:
-            if not any(_same(quantizer, tensor) for quantizer in learned):
-                problems.append(f"{graph.describe(tensor)}: its scale of {tensor.scale[0]:.9g} was not learned")
-    problems += [problem for node in graph.nodes for problem in _bias_problems(graph, node.inputs)]
-    return Readback(len(table), exact, tuple(problems))
+    search = _Search(table, graph)
+    for index in graph.inputs:
+        search.place_activation(graph.tensors[index], frozenset())
+    for node in graph.nodes:
+        search.visit(node)
+    missing = [entry for position, entry in enumerate(table) if position not in search.tried]
+    problems = [*search.problems, *(f"{entry.kind} '{entry.tensor}': not in the file" for entry in missing)]
+    return Readback(len(table), len(search.exact), tuple(problems))
 
 
-def _same(quantizer: Quantizer, tensor: FileTensor) -> bool:
-    learned = np.asarray(quantizer.scale, dtype=np.float32)
-    found = np.asarray(tensor.scale, dtype=np.float32)
+@dataclass
+class _Search:
+    """The walk through a file: which quantizers each tensor rests on, which were found, what is wrong."""
+
+    table: Sequence[Quantizer]
+    graph: FileGraph
+    reached: dict[int, frozenset[int]] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)
+    tried: set[int] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def visit(self, node: FileNode) -> None:
+        tensors = [self.graph.tensors[index] for index in node.inputs]
+        weights = [tensor for tensor in tensors if tensor.constant is not None and tensor.dtype == "int8"]
+        for weight in weights:
+            self.place_weight(weight, node)
+        sources = frozenset[int]().union(*(self.reached.get(tensor.index, frozenset()) for tensor in tensors))
+        for index in node.outputs:
+            output = self.graph.tensors[index]
+            only_moved = len(sources) == 1 and not weights and any(_same_bits(tensor, output) for tensor in tensors)
+            if only_moved or not output.scale:
+                self.reached[index] = sources
+            else:
+                self.place_activation(output, sources)
+        self.check_bias(node, tensors)
+
+    def place_weight(self, tensor: FileTensor, node: FileNode) -> None:
+        if not tensor.scale:
+            self.problems.append(f"{self.graph.describe(tensor)}: an int8 constant without a scale")
+            return
+        fitting = [p for p, entry in enumerate(self.table) if entry.kind == "weight" and _holds(entry, tensor)]
+        if tensor.axis is not None and node.weight_axis is not None and tensor.axis != node.weight_axis:
+            self.problems.append(
+                f"{self.graph.describe(tensor)}: its scales run along axis {tensor.axis}, not {node.weight_axis}"
+            )
+        elif not fitting:
+            closest = self._closest([p for p, entry in enumerate(self.table) if entry.kind == "weight"], tensor)
+            self._mismatch(closest, tensor)
+        self.exact.update(fitting[:1])
+        self.tried.update(fitting[:1])
+        self.reached[tensor.index] = frozenset(fitting[:1] or {UNKNOWN})
+
+    def place_activation(self, tensor: FileTensor, sources: frozenset[int]) -> None:
+        """Find the quantizer that is computed from the same ones as this tensor; of several, one with its bits."""
+        if not tensor.scale:
+            self.reached[tensor.index] = frozenset()
+            return
+        candidates = [
+            position
+            for position, entry in enumerate(self.table)
+            if entry.kind == "activation" and _fits(frozenset(entry.sources), sources)
+        ]
+        fitting = [position for position in candidates if _holds(self.table[position], tensor)]
+        free = [position for position in fitting if position not in self.exact] or fitting
+        if free:
+            self.exact.add(free[0])
+            self.tried.add(free[0])
+            self.reached[tensor.index] = frozenset({free[0]})
+            return
+        closest = self._closest([p for p in candidates if p not in self.exact] or candidates, tensor)
+        self._mismatch(closest, tensor)
+        self.reached[tensor.index] = frozenset({UNKNOWN if closest is None else closest})
+
+    def check_bias(self, node: FileNode, tensors: Sequence[FileTensor]) -> None:
+        biases = [tensor for tensor in tensors[2:] if tensor.dtype == "int32" and tensor.scale]
+        if not biases or not tensors[0].scale or not tensors[1].scale:
+            return
+        expected = np.float32(tensors[0].scale[0]) * np.asarray(tensors[1].scale, dtype=np.float32)
+        bias = biases[0]
+        if expected.tobytes() != np.asarray(bias.scale, dtype=np.float32).tobytes():
+            self.problems.append(
+                f"{self.graph.describe(bias)}: the scale of a bias that is not its input's times its weight's"
+            )
+        elif any(bias.zero_point):
+            self.problems.append(
+                f"{self.graph.describe(bias)}: a bias with a zero point of {max(bias.zero_point, key=abs)}"
+            )
+
+    def _closest(self, positions: Sequence[int], tensor: FileTensor) -> int | None:
+        alike = [p for p in positions if len(self.table[p].scale) == len(tensor.scale) and p not in self.tried]
+        return min(alike, key=lambda p: _distance(self.table[p], tensor), default=None)
+
+    def _mismatch(self, position: int | None, tensor: FileTensor) -> None:
+        place = self.graph.describe(tensor)
+        if position is None:
+            self.problems.append(f"{place}: its scale of {tensor.scale[0]:.9g} was not learned")
+            return
+        self.tried.add(position)
+        entry = self.table[position]
+        learned, found = np.asarray(entry.scale, dtype=np.float32), np.asarray(tensor.scale, dtype=np.float32)
+        what = f"{entry.kind} '{entry.tensor}'"
+        different = np.flatnonzero(learned != found)
+        if different.size == 0:
+            pairs = enumerate(zip(entry.zero_point, tensor.zero_point, strict=False))
+            off = next((channel for channel, (one, other) in pairs if one != other), 0)
+            found_zero = tensor.zero_point[off] if tensor.zero_point else "none"
+            self.problems.append(f"{what}: learned zero point {entry.zero_point[off]}, {place} has {found_zero}")
+            return
+        channel = int(different[0])
+        where = f" in channel {channel}" if len(learned) > 1 else ""
+        self.problems.append(f"{what}: learned scale {learned[channel]:.9g}{where}, {place} has {found[channel]:.9g}")
+
+
+def _fits(learned: frozenset[int], found: frozenset[int]) -> bool:
+    """The same sources; one that could not be placed may stand for any."""
+    if UNKNOWN not in found:
+        return learned == found
+    known = found - {UNKNOWN}
+    return known < learned
+
+
+def _holds(entry: Quantizer, tensor: FileTensor) -> bool:
+    learned = np.asarray(entry.scale, dtype=np.float32)
     return (
-        learned.shape == found.shape
-        and learned.tobytes() == found.tobytes()
-        and quantizer.zero_point == tensor.zero_point
+        learned.tobytes() == np.asarray(tensor.scale, dtype=np.float32).tobytes()
+        and entry.zero_point == tensor.zero_point
     )
 
 
-def _difference(quantizer: Quantizer, candidates: Sequence[FileTensor], graph: FileGraph) -> str:
-    alike = [tensor for tensor in candidates if len(tensor.scale) == len(quantizer.scale)]
-    if not alike:
-        return f"no quantized tensor with {len(quantizer.scale)} scale(s) in the file"
-    learned = np.asarray(quantizer.scale, dtype=np.float32)
-
-    def distance(tensor: FileTensor) -> tuple[int, float]:
-        found = np.asarray(tensor.scale, dtype=np.float32)
-        return int((found != learned).sum()), float(np.abs(found / learned - 1).max())
-
-    closest = min(alike, key=distance)
-    found = np.asarray(closest.scale, dtype=np.float32)
-    if (found == learned).all():
-        return f"learned zero point {quantizer.zero_point[0]}, {graph.describe(closest)} has {closest.zero_point[0]}"
-    channel = int(np.flatnonzero(found != learned)[0])
-    where = f" in channel {channel}" if len(learned) > 1 else ""
-    return (
-        f"learned scale {learned[channel]:.9g}{where}, the nearest is {found[channel]:.9g} at {graph.describe(closest)}"
-    )
+def _same_bits(one: FileTensor, other: FileTensor) -> bool:
+    return one.scale == other.scale and one.zero_point == other.zero_point
 
 
-def _bias_problems(graph: FileGraph, inputs: tuple[int, ...]) -> list[str]:
-    tensors = [graph.tensors[index] for index in inputs]
-    biases = [tensor for tensor in tensors if tensor.dtype == "int32" and tensor.scale]
-    if len(tensors) < 3 or not biases:
-        return []
-    source, weight, bias = tensors[0], tensors[1], biases[0]
-    expected = np.float64(source.scale[0]) * np.asarray(weight.scale, dtype=np.float64)
-    found = np.asarray(bias.scale, dtype=np.float64)
-    if found.shape == expected.shape and np.allclose(found, expected, rtol=BIAS_TOLERANCE, atol=0.0):
-        return []
-    return [f"{graph.describe(bias)}: a bias whose scale is not its input's times its weight's"]
+def _distance(entry: Quantizer, tensor: FileTensor) -> tuple[int, float]:
+    learned, found = np.asarray(entry.scale, dtype=np.float32), np.asarray(tensor.scale, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        return int((found != learned).sum()), float(np.nan_to_num(np.abs(found / learned - 1), nan=np.inf).max())

@@ -13,7 +13,7 @@ from edgekd.compress.steps import restore_program
 from edgekd.errors import GateError
 from edgekd.models.evaluate import correct_share, load_array, points, predict
 from edgekd.recipe import Budgets
-from edgekd.runtimes.litert import Session, delegate_count, to_layout, undelegated
+from edgekd.runtimes.litert import Session, channels_last, delegate_count, undelegated
 from edgekd.seeding import deterministic
 from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
@@ -48,14 +48,14 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
 
     test, labels = load_array(data.file("test_inputs.npy")), np.load(data.file("test_labels.npy"))
     source, sink = session.inputs[0], session.outputs[0]
-    inputs = source.quantize(to_layout(test.numpy(), source.shape))
+    inputs = source.quantize(channels_last(test.numpy()))
     outputs = _run(session, inputs, work.progress)
     reference = predict(restore_program(work.inputs["program"]).model, test)
     parity = compare(reference, sink.dequantize(outputs), sink.scale)
     _check_parity(config.parity, parity, reference, outputs)
 
     float_session = Session(_model_file(work.inputs["float"]))
-    float_outputs = float_session.run(to_layout(test.numpy(), float_session.inputs[0].shape))
+    float_outputs = float_session.run(channels_last(test.numpy()))
     accuracy = {
         "teacher": work.inputs["teacher"].facts["accuracy"],
         "student_float": work.inputs["student"].facts["accuracy"],

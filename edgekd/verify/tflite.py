@@ -10,6 +10,9 @@ from edgekd.errors import UsageError
 from edgekd.runtimes.litert import check_file
 from edgekd.verify.graph import FileGraph, FileNode, FileTensor
 
+WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
+"""Where the TFLite 8-bit quantization specification wants per-channel scales."""
+
 
 def read_graph(file: Path) -> FileGraph:
     """The main subgraph of a TFLite file. Raises UsageError if the file is not one or is damaged."""
@@ -22,17 +25,18 @@ def read_graph(file: Path) -> FileGraph:
         dtypes = _names(schema.TensorType)
         ops = _names(schema.BuiltinOperator)
         tensors = tuple(_tensor(index, tensor, model, dtypes) for index, tensor in enumerate(subgraph.tensors))
-        nodes = tuple(
-            FileNode(
-                _op_name(model.operatorCodes[operator.opcodeIndex], ops),
-                tuple(int(index) for index in operator.inputs if index >= 0),
-                tuple(int(index) for index in operator.outputs),
-            )
-            for operator in subgraph.operators
-        )
-        return FileGraph(tensors, nodes, tuple(map(int, subgraph.inputs)), tuple(map(int, subgraph.outputs)))
+        nodes = tuple(_node(operator, model, ops) for operator in subgraph.operators)
+        graph = FileGraph(tensors, nodes, tuple(map(int, subgraph.inputs)), tuple(map(int, subgraph.outputs)))
+        graph.check()
+        return graph
     except (struct.error, IndexError, TypeError, ValueError, AttributeError, KeyError, MemoryError) as error:
         raise UsageError(f"{file}: damaged TFLite file ({type(error).__name__} while reading it)") from error
+
+
+def _node(operator: Any, model: Any, ops: dict[int, str]) -> FileNode:
+    op = _op_name(model.operatorCodes[operator.opcodeIndex], ops)
+    inputs = tuple(int(index) for index in operator.inputs if index >= 0)
+    return FileNode(op, inputs, tuple(int(index) for index in operator.outputs), WEIGHT_AXIS.get(op))
 
 
 def _tensor(index: int, tensor: Any, model: Any, dtypes: dict[int, str]) -> FileTensor:

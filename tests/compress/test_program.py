@@ -49,9 +49,9 @@ def narrowed() -> QuantizedProgram:
     """Weight scales that have become too small for the largest weights, as training may make them."""
 
     def narrow(quantized: nn.Module) -> None:
-        for _, _, is_weight, quantizer in nncf_backend.quantizers_of(quantized, inputs(1)):
-            if is_weight:
-                quantizer.scale.data *= 0.7
+        for placed in nncf_backend.quantizers_of(quantized, inputs(1)):
+            if placed.is_weight:
+                placed.quantizer.scale.data *= 0.7
 
     return quantize(student(), inputs(), narrow)
 

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from edgekd.compress import quantize
 from edgekd.errors import ExportError
 from edgekd.export.formats import export_float, export_program
-from edgekd.export.tflite_pack import slim
+from edgekd.export.tflite_pack import pack, slim
 from edgekd.models.evaluate import predict
 from tests.export.small import (
     float_content,
@@ -104,6 +105,17 @@ def test_slimming_changes_no_scale() -> None:
 def test_slimming_makes_the_file_smaller_once() -> None:
     assert len(int8_content()) < len(unslimmed_content())
     assert slim(int8_content()) == int8_content()
+
+
+def test_slimming_keeps_one_copy_of_equal_data() -> None:
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(int8_content(), 0))
+    used = next(tensor for tensor in model.subgraphs[0].tensors if model.buffers[tensor.buffer].data is not None)
+    model.buffers.append(copy.deepcopy(model.buffers[used.buffer]))
+    used.buffer = len(model.buffers) - 1
+    doubled = pack(model)
+    assert len(doubled) > len(int8_content())
+    assert len(slim(doubled)) == len(int8_content())
+    np.testing.assert_array_equal(run(slim(doubled), int8_noise(5)), run(int8_content(), int8_noise(5)))
 
 
 def test_a_slim_file_names_its_input_and_output() -> None:

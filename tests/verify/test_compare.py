@@ -7,7 +7,7 @@ import torch
 from edgekd.compress import QuantizedProgram
 from edgekd.errors import UsageError
 from edgekd.models.evaluate import predict
-from edgekd.verify import compare as module
+from edgekd.runtimes.litert import channels_last
 from edgekd.verify import parity
 from edgekd.verify.compare import compare
 from tests.export.small import quantized, samples
@@ -76,7 +76,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_images_are_handed_over_channels_last(shape: tuple[int, int, int]) -> None:
     images = np.arange(2 * np.prod(shape)).reshape(2, *shape)
     channels, height, width = shape
-    turned = module.to_layout(images, (1, height, width, channels))
+    turned = channels_last(images)
     assert turned.shape == (2, height, width, channels)
     for channel in range(channels):
         np.testing.assert_array_equal(turned[..., channel], images[:, channel])
@@ -84,4 +84,4 @@ def test_images_are_handed_over_channels_last(shape: tuple[int, int, int]) -> No
 
 def test_what_is_not_an_image_is_handed_over_as_it_is() -> None:
     rows = np.arange(12).reshape(2, 6)
-    np.testing.assert_array_equal(module.to_layout(rows, (1, 6)), rows)
+    np.testing.assert_array_equal(channels_last(rows), rows)
