@@ -72,8 +72,8 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
     Raises GateError if a check fails; the target that failed is then not under its final name, not even from an
     earlier build. What was made before the failure stays in the store.
     """
-    # Read when torch is loaded: idle threads that spin make training many times slower on a machine that is shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is loaded: threads that wait by spinning make training many times slower on a shared machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     home = out / plan.recipe.name
     check_writable(home)
     check_writable(store.root)

@@ -17,7 +17,12 @@ def quiet() -> Iterator[None]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     try:
-        with Path(os.devnull).open("w") as null, warnings.catch_warnings():
+        with (
+            Path(os.devnull).open("w") as null,
+            contextlib.redirect_stdout(null),
+            contextlib.redirect_stderr(null),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
             os.dup2(null.fileno(), 1)

@@ -116,7 +116,8 @@ class Training:
     """AdamW with a one-cycle learning rate. An epoch sees every sample once, in one of its views."""
 
     epochs: Count
-    batch_size: Count = 64
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Batch normalisation cannot be trained on single samples."""
     learning_rate: Positive = 3e-3
     weight_decay: NotNegative = 1e-2
 

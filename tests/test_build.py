@@ -215,3 +215,54 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert last.startswith("edgekd: ")
     assert "No space left on device" in last
     assert "Traceback" not in done.stderr
+
+
+def recipe_with_given_teacher(folder: Path, weights: Path) -> Path:
+    """The digits recipe with a teacher that is not trained here."""
+    text = (Path(__file__).parent.parent / "edgekd" / "recipes" / "digits.toml").read_text()
+    text = re.sub(r"\[teacher\.train\][^\[]*", "", text)
+    text = text.replace("[teacher]", f"[teacher]\nweights = {json.dumps(str(weights))}")
+    recipe = folder / "edgekd.toml"
+    recipe.write_text(text)
+    return recipe
+
+
+def test_a_given_teacher_is_used_as_it_is(unbroken: Built, tmp_path: Path) -> None:
+    step = next(step for step in unbroken.document["steps"] if step["name"] == "teacher")
+    given = tmp_path / "teacher.safetensors"
+    shutil.copy(
+        unbroken.folder / ".edgekd" / "artifacts" / step["key"][:2] / step["key"] / "weights.safetensors", given
+    )
+    recipe_with_given_teacher(tmp_path, Path("teacher.safetensors"))
+    settings = [setting for setting in QUICK if not setting.startswith("teacher.")]
+    run = edgekd(tmp_path, "build", "--target", "tflite-arm", "--json", *overrides(tuple(settings)))
+    assert run.code == 0, run.stderr
+    assert run.document["artifacts"][0]["accuracy"] == unbroken.document["artifacts"][0]["accuracy"]
+    assert run.document["artifacts"][0]["sha256"] == unbroken.document["artifacts"][0]["sha256"]
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Harmful:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    torch.save({"stem.0.weight": Harmful()}, tmp_path / "teacher.pt")
+    recipe_with_given_teacher(tmp_path, Path("teacher.pt"))
+    run = edgekd(tmp_path, "build", "--target", "tflite-arm")
+    assert run.code == 2
+    assert "not a plain state dict" in run.stderr.splitlines()[-1]
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_given_student_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from edgekd.models.ds_cnn import ds_cnn
+
+    state = ds_cnn((1, 8, 8), 10, width=32, blocks=3).state_dict()
+    state["classifier.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "student.pt")
+    run = edgekd(tmp_path, *BUILD, *overrides((*QUICK, "student.weights=student.pt")))
+    assert run.code == 2
+    assert "'classifier.bias'" in run.stderr.splitlines()[-1]

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=scheme,
         )
+    _share_weight_quantizers(quantized, torch.zeros_like(calibration[:1]).contiguous())
     return quantized
 
 
@@ -109,11 +111,12 @@ def restore(model: nn.Module, config: dict[str, Any]) -> nn.Module:
 class PlacedQuantizer:
     """A quantizer and where it sits.
 
-    hook: NNCF's name for its place. tensor: a parameter's full name, or the operation whose output is quantized.
+    hooks: NNCF's names for its places; a weight that is used twice has two.
+    tensor: a parameter's full name, or the operation whose output is quantized.
     sources: positions, in the list it comes in, of the quantizers that its tensor is computed from.
     """
 
-    hook: str
+    hooks: tuple[str, ...]
     tensor: str
     is_weight: bool
     sources: tuple[int, ...]
@@ -133,22 +136,38 @@ def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[PlacedQuantiz
             tensor, parameters = edges[0].from_node, edges[-1].from_node
             hook = parameters.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0]
             is_weight = tensor.node_type == CONSTANT
-            name = tensor.node_name
-            placed.append(PlacedQuantizer(hook, name, is_weight, tuple(sorted(sources)), hooks.get_submodule(hook)))
-            sources = frozenset({len(placed) - 1})
+            found = PlacedQuantizer(
+                (hook,), tensor.node_name, is_weight, tuple(sorted(sources)), hooks.get_submodule(hook)
+            )
+            position = next((p for p, known in enumerate(placed) if is_weight and known.tensor == found.tensor), None)
+            if position is None:
+                placed.append(found)
+                position = len(placed) - 1
+            else:
+                placed[position] = replace(found, hooks=(*placed[position].hooks, hook))
+            sources = frozenset({position})
         reached[node.node_id] = sources
     return placed
 
 
-def replace_quantizers(model: nn.Module, original: str, replacement: nn.Module | None) -> None:
-    """Put `replacement` wherever the quantizer of the hook `original` is used, or take it out."""
+def replace_quantizers(model: nn.Module, originals: Sequence[str], replacement: nn.Module | None) -> None:
+    """Put `replacement` wherever the quantizers of these hooks are used, or take them out."""
     hooks = hooks_of(model)
-    quantizer = hooks.get_submodule(original)
-    for name, found in list(hooks.named_hooks()):
-        if found is quantizer and replacement is None:
+    quantizers = [hooks.get_submodule(name) for name in originals]
+    for name, found in list(hooks.named_hooks(remove_duplicate=False)):
+        if not any(found is quantizer for quantizer in quantizers):
+            continue
+        if replacement is None:
             hooks.delete_hook(name)
-        elif found is quantizer:
+        else:
             hooks.set_submodule(name, replacement)
+
+
+def _share_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
+    """One weight has one scale: where a layer is used twice, both uses get the same quantizer before it is trained."""
+    for placed in quantizers_of(model, example):
+        if placed.is_weight and len(placed.hooks) > 1:
+            replace_quantizers(model, placed.hooks, placed.quantizer)
 
 
 def hooks_of(model: nn.Module) -> Any:

@@ -57,7 +57,7 @@ class QuantizedProgram:
                 form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
                 parametrize.register_parametrization(layer, leaf, form, unsafe=True)
             replacement = None if entry.kind == "weight" else QuantizedActivation(entry)
-            nncf_backend.replace_quantizers(model, placed.hook, replacement)
+            nncf_backend.replace_quantizers(model, placed.hooks, replacement)
         return model.eval()
 
 

@@ -18,6 +18,8 @@ def weighted(weights: Mapping[str, float]) -> Balance:
         raise UsageError(f"loss weights {dict(weights)}: none may be negative and one must be positive")
 
     def fold(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        for name in parts.keys() - weights.keys():
+            raise UsageError(f"loss '{name}' has no weight; weights are given for {', '.join(weights)}")
         return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
 
     return fold

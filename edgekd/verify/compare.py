@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekd.errors import GateError
 from edgekd.runtimes.litert import Session, channels_last
 
 if TYPE_CHECKING:
@@ -30,7 +31,14 @@ class Parity:
 
 
 def compare(expected: np.ndarray, found: np.ndarray, scale: float) -> Parity:
-    """Compare real outputs, float32, shape (N, classes); `scale` is the output's scale, 0 for float."""
+    """Compare real outputs, float32, shape (N, classes); `scale` is the output's scale, 0 for float.
+
+    Raises GateError if an output is not finite, naming the sample.
+    """
+    for name, outputs in (("trained model", expected), ("exported file", found)):
+        wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+        if wrong.size:
+            raise GateError(f"parity: the {name} answers NaN or infinity for test sample {int(wrong[0])}")
     difference = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(axis=1)
     differing = np.flatnonzero(expected.argmax(axis=1) != found.argmax(axis=1))
     largest = float(difference.max())

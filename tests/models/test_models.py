@@ -68,6 +68,13 @@ def test_each_stage_of_resnet_halves_the_map_and_doubles_the_width() -> None:
     assert model.blocks(model.stem(torch.zeros(1, 3, 32, 32))).shape == (1, 16, 4, 4)
 
 
+def test_the_shortcut_of_a_residual_block_goes_around_its_convolutions() -> None:
+    block = resnet((3, 8, 8), 2, width=4, blocks=(1,)).blocks[0].eval()
+    nn.init.zeros_(block.second[1].weight)
+    inputs = torch.randn(2, 4, 8, 8)
+    assert torch.equal(block(inputs), torch.relu(inputs))
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "by_hand"),
     [

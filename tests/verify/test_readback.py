@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
+from torch import nn
 
+from edgekd.compress import quantize
 from edgekd.errors import EdgekdError
+from edgekd.export.tflite import export_int8
 from edgekd.export.tflite_pack import pack
 from edgekd.verify.graph import FileGraph, bytes_moved, layout_changes
 from edgekd.verify.readback import Readback, read_back
@@ -183,3 +187,39 @@ def test_a_damaged_file_never_crashes_what_looks_at_it(damaged: Path) -> None:
         except EdgekdError:
             continue
     assert looked_at > 0
+
+
+class TwiceUsed(nn.Module):
+    """One convolution called at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3, padding=1)
+        self.shared = nn.Conv2d(6, 6, 3, padding=1)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.first(inputs))
+        features = torch.relu(self.shared(features)) + features
+        return self.last(torch.relu(self.shared(features)).mean((2, 3)))
+
+
+def test_a_layer_used_twice_has_one_scale_and_is_found(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 1, 8, 8)
+
+    def train(model: nn.Module) -> None:
+        optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], 1e-2)
+        model.train()
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            optimizer.step()
+
+    program = quantize(TwiceUsed(), inputs, train)
+    assert [entry.tensor for entry in program.table].count("shared.weight") == 1
+    file = tmp_path / "twice.tflite"
+    export_int8(program.frozen(stored=False), program.example, file)
+    result = read_back(program.table, read_graph(file))
+    assert result.problems == ()
+    assert result.exact == result.learned
