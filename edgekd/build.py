@@ -159,7 +159,7 @@ def _contents(
         "files": {name: vars(artifact.files[source]) for name, (artifact, source) in files.items()},
         "task": data.facts["task"],
         "labels": data.facts["labels"],
-        "input": {**checks.facts["input"], "layout": "NHWC", "preprocessing": _app_input(data, checks)},
+        "input": {**checks.facts["input"], "preprocessing": _app_input(data, checks)},
         "output": {**checks.facts["output"], "meaning": "logits; the largest is the answer"},
         "accuracy": checks.facts["accuracy"],
         "parity": {**checks.facts["parity"], "limits": vars(target.target.parity)},
@@ -178,10 +178,12 @@ def _app_input(data: Artifact, checks: Artifact) -> dict[str, Any]:
     preprocessing = dict(data.facts["preprocessing"])
     if preprocessing["input"] == "raw pixels":
         offset = checks.facts["input"]["zero_point"] - preprocessing["mean"]
-        preprocessing["to_input"] = f"int8 value = pixel {offset:+d}"
+        preprocessing["to_input"] = f"{checks.facts['input']['dtype']} value = pixel {offset:+d}"
         preprocessing["note"] = "the normalisation (pixel - mean) / std is the scale and zero point of the input"
-    else:
+    elif checks.facts["input"]["scale"]:
         preprocessing["to_input"] = "int8 value = round(feature / scale) + zero_point, clipped to -128 and 127"
+    else:
+        preprocessing["to_input"] = "the float feature itself"
     return preprocessing
 
 

@@ -70,10 +70,7 @@ def plan_command(
 
 
 def verify_command(artifact_dir: Path) -> Result:
-    from edgekd.dependencies import RUNTIMES, require
     from edgekd.verify.published import verify_published
-
-    require(RUNTIMES["ai-edge-litert"], ["tflite"])
 
     document = verify_published(artifact_dir)
     checks = ", ".join(f"{name}: {value}" for name, value in document["checks"].items())
@@ -83,17 +80,18 @@ def verify_command(artifact_dir: Path) -> Result:
 def bench_command(model: Path, device: str, protocol: str, samples: Path | None) -> Result:
     from edgekd.bench.measurement import measure
     from edgekd.bench.protocol import PROTOCOLS
-    from edgekd.dependencies import RUNTIMES, require
+    from edgekd.dependencies import require_runtime
     from edgekd.progress import watching
     from edgekd.publish import check_writable
-    from edgekd.runtimes.litert import check_file
+    from edgekd.runtimes import check_file, runtime_for
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"protocol '{protocol}' is not known; {nearest(protocol, PROTOCOLS)}")
     if samples is not None:
         check_writable(samples.parent)
-    check_file(model)
-    require(RUNTIMES["ai-edge-litert"], ["tflite"])
+    runtime = runtime_for(model)
+    require_runtime(runtime)
+    check_file(model, runtime)
     with watching(1) as watcher, watcher.step(f"measure {model.name}") as progress:
         measurement = measure(model, device, PROTOCOLS[protocol], samples_file=samples, progress=progress)
     document = {"model": str(model), "bytes": model.stat().st_size, **dataclasses.asdict(measurement)}

@@ -8,8 +8,13 @@ from edgekd.keys import package_version
 DATA = ("numpy", "scipy", "scikit-learn")
 TRAINING = ("torch", "numpy", "safetensors")
 QUANTIZING = (*TRAINING, "nncf")
-EXPORTING = {"tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers")}
-RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers")}
+EXPORTING = {
+    "tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers"),
+    "onnx": ("onnx", "onnxscript"),
+}
+RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers"), "onnxruntime": ("onnxruntime", "onnx")}
+EXTRAS = {"ai-edge-litert": "tflite", "onnxruntime": "onnx"}
+"""The extra that brings a runtime."""
 
 
 def missing(packages: Iterable[str]) -> list[str]:
@@ -24,3 +29,8 @@ def require(packages: Iterable[str], extras: Iterable[str]) -> None:
     """Raise DependencyError, with the command that mends it, if a package is not installed."""
     if absent := missing(packages):
         raise DependencyError(f"not installed: {', '.join(absent)}; run: {install_command(extras)}")
+
+
+def require_runtime(runtime: str) -> None:
+    """Raise DependencyError if a runtime cannot be used."""
+    require(RUNTIMES[runtime], [EXTRAS[runtime]])

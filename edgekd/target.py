@@ -35,8 +35,8 @@ class Target:
     """A format, the runtime that loads it, its precision, and the limits it is held to."""
 
     title: str
-    format: Literal["tflite"]
-    runtime: Literal["ai-edge-litert"]
+    format: Literal["tflite", "onnx"]
+    runtime: Literal["ai-edge-litert", "onnxruntime"]
     precision: Literal["int8"]
     parity: ParityLimits
     coverage: CoverageLimits

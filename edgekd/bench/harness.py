@@ -5,6 +5,7 @@ Run as `python -m edgekd.bench.harness JOB`, where JOB is a JSON file with `mode
 `out`, a folder. It writes `samples.npy` (nanoseconds, uint64, in order) and `result.json` there.
 """
 
+import importlib
 import json
 import sys
 import time
@@ -15,7 +16,10 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import EdgekdError
-from edgekd.runtimes.litert import Session, TensorSpec
+from edgekd.runtimes import open_session, runtime_for
+from edgekd.runtimes.session import Session, TensorSpec
+
+MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "onnxruntime": "onnxruntime"}
 
 
 def generated_inputs(specs: list[TensorSpec]) -> list[np.ndarray]:
@@ -42,11 +46,10 @@ def memory(field: str) -> int:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    import ai_edge_litert.interpreter  # noqa: F401 - its import is not part of the model's load time or memory
-
+    importlib.import_module(MODULES[runtime_for(Path(job["model"]))])  # not part of the model's load time or memory
     base = memory("VmRSS")
     started = time.perf_counter_ns()
-    session = Session(Path(job["model"]), job["threads"])
+    session = open_session(Path(job["model"]), job["threads"])
     load = time.perf_counter_ns() - started
     if job["inputs"]:
         with np.load(job["inputs"]) as arrays:

@@ -11,6 +11,7 @@ from edgekd.bench.protocol import WARMUP_RUNS, WARMUP_SECONDS, Protocol
 from edgekd.bench.statistics import Percentile, percentile, stability
 from edgekd.device import load_device
 from edgekd.runners import local
+from edgekd.runtimes import runtime_for
 from edgekd.step import Progress, silent
 
 SPREAD_LIMIT = 0.05
@@ -95,7 +96,7 @@ def measure(
         device=device,
         timing=profile.timing,
         machine=local.describe(),
-        harness=local.harness(),
+        harness=local.harness(runtime_for(model)),
         protocol=protocol.name,
         processes=protocol.processes,
         threads=1,

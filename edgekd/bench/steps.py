@@ -7,7 +7,7 @@ import numpy as np
 from edgekd.artifact import Facts
 from edgekd.bench.measurement import measure
 from edgekd.bench.protocol import PROTOCOLS
-from edgekd.runtimes.litert import Session, channels_last
+from edgekd.runtimes import open_session
 from edgekd.step import Work
 from edgekd.step_configs import MeasureConfig
 
@@ -21,13 +21,12 @@ def measure_export(work: Work[MeasureConfig]) -> Facts:
     if export.facts["file"] is None:
         return {"skipped": export.facts["why"]}
     file = export.file(export.facts["file"])
-    source = Session(file).inputs[0]
     sample = np.load(work.inputs["data"].file("test_inputs.npy"), mmap_mode="r")[:1]
     measurement = measure(
         file,
         work.config.device,
         PROTOCOLS[work.config.protocol],
-        [source.quantize(channels_last(sample))],
+        [open_session(file).encode(sample)],
         work.out / "samples.npy",
         work.progress,
     )

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from edgekd.compress import nncf_backend
 from edgekd.compress.fold import fold_batch_norm
-from edgekd.compress.quantizers import Quantizer
+from edgekd.compress.quantizers import Quantizer, output_scale
 from edgekd.errors import ExportError
 from edgekd.models.build import Architecture, build, example_input, write_tensors
 
@@ -42,11 +42,17 @@ class QuantizedProgram:
         table = tuple(_quantizer(placed, model) for placed in nncf_backend.quantizers_of(model, example))
         return cls(model.eval(), example, table)
 
-    def frozen(self, stored: bool) -> nn.Module:
+    @property
+    def output_scale(self) -> float:
+        """The scale of the output: one step of it is one LSB of an answer."""
+        return output_scale(self.table)
+
+    def frozen(self, stored: bool, unsigned: bool = False) -> nn.Module:
         """A copy whose quantizers are explicit quantize and dequantize operations with the learned numbers.
 
         stored=True keeps weights as int8 with a dequantize; False keeps them float with quantize and dequantize,
-        which is what LiteRT's converter wants. Either way the values are the same.
+        which is what LiteRT's converter wants. unsigned=True holds activations as uint8 with the zero point moved by
+        128, which is what ONNX Runtime is fast with. The values are the same in every form.
         """
         model = copy.deepcopy(self.model)
         places = nncf_backend.quantizers_of(self.model, self.example)
@@ -56,20 +62,21 @@ class QuantizedProgram:
                 layer = model.get_submodule(owner)
                 form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
                 parametrize.register_parametrization(layer, leaf, form, unsafe=True)
-            replacement = None if entry.kind == "weight" else QuantizedActivation(entry)
+            replacement = None if entry.kind == "weight" else QuantizedActivation(entry, unsigned)
             nncf_backend.replace_quantizers(model, placed.hooks, replacement)
         return model.eval()
 
 
 class QuantizedActivation(nn.Module):
-    """Quantize to int8 and back, per tensor."""
+    """Quantize to int8, or to uint8 with all numbers moved by 128, and back, per tensor."""
 
-    def __init__(self, entry: Quantizer) -> None:
+    def __init__(self, entry: Quantizer, unsigned: bool) -> None:
         super().__init__()
-        self.entry = entry
+        shift, dtype = (128, torch.uint8) if unsigned else (0, torch.int8)
+        self.numbers = (entry.scale[0], entry.zero_point[0] + shift, entry.low + shift, entry.high + shift, dtype)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        numbers = (self.entry.scale[0], self.entry.zero_point[0], self.entry.low, self.entry.high, torch.int8)
+        numbers = self.numbers
         outputs: torch.Tensor = ops.dequantize_per_tensor(ops.quantize_per_tensor(inputs, *numbers), *numbers)
         return outputs
 

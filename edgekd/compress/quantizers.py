@@ -39,3 +39,10 @@ def read_table(document: list[dict[str, Any]]) -> tuple[Quantizer, ...]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
 
     return tuple(Quantizer(**frozen(entry)) for entry in document)
+
+
+def output_scale(table: Sequence[Quantizer]) -> float:
+    """The scale of the output's quantizer: the activation that no other is computed from."""
+    used = {source for quantizer in table for source in quantizer.sources}
+    last = [q for position, q in enumerate(table) if q.kind == "activation" and position not in used]
+    return last[-1].scale[0]

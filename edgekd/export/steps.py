@@ -16,7 +16,8 @@ def export_quantized(work: Work[ExportConfig]) -> Facts:
     """Write the quantized program. File: the model."""
     deterministic(work.seed)
     program = restore_program(work.inputs["program"])
-    return _file_facts(export_program(program, work.config.format, work.out))
+    raw_pixels = work.inputs["data"].facts["preprocessing"]["input"] == "raw pixels"
+    return _file_facts(export_program(program, work.config.format, work.out, raw_pixels))
 
 
 def export_student(work: Work[ExportConfig]) -> Facts:

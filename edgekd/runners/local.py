@@ -35,9 +35,9 @@ def state() -> dict[str, Any]:
     }
 
 
-def harness() -> str:
+def harness(runtime: str) -> str:
     """The program that takes the times, and the runtime in it."""
-    return f"edgekd.bench.harness (Python), ai-edge-litert {version('ai-edge-litert')}"
+    return f"edgekd.bench.harness (Python), {runtime} {version(runtime)}"
 
 
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:

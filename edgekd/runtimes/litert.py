@@ -1,7 +1,6 @@
 """LiteRT (ai-edge-litert): run a .tflite file, and see what its delegate took."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +8,19 @@ import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
 from edgekd.quiet import quiet
+from edgekd.runtimes.session import Placement, Session, TensorSpec
 
 IDENTIFIER = b"TFL3"
-IMAGE_DIMENSIONS = 4
+DELEGATE = "DELEGATE"
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a file. For a quantized one, real = scale * (q - zero_point); scale 0 means float."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    scale: float
-    zero_point: int
-
-    def quantize(self, values: np.ndarray) -> np.ndarray:
-        """Float values to what the tensor holds, rounded to the nearest and clipped."""
-        if self.scale == 0:
-            return values.astype(self.dtype)
-        limits = np.iinfo(self.dtype)
-        numbers = np.round(values / np.float32(self.scale)) + self.zero_point
-        return np.clip(numbers, limits.min, limits.max).astype(self.dtype)
-
-    def dequantize(self, numbers: np.ndarray) -> np.ndarray:
-        """What the tensor holds to float32."""
-        if self.scale == 0:
-            return numbers.astype(np.float32)
-        return (numbers.astype(np.float32) - self.zero_point) * np.float32(self.scale)
-
-
-class Session:
-    """A loaded file with its tensors allocated.
+class LiteRTSession(Session):
+    """A loaded .tflite file with its tensors allocated; images are channels last.
 
     Raises UsageError if the file is missing or not a TFLite model, DeviceError if the runtime refuses it.
     """
+
+    channels_last = True
 
     def __init__(self, file: Path, threads: int = 1) -> None:
         check_file(file)
@@ -69,23 +46,13 @@ class Session:
     def get_outputs(self) -> list[np.ndarray]:
         return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
-    def run(self, samples: np.ndarray) -> np.ndarray:
-        """Run samples, shape (N, ...), one by one through a model of one input and one output; returns (N, ...)."""
-        results = []
-        for sample in samples:
-            self.set_inputs([sample[None]])
-            self.invoke()
-            results.append(self.get_outputs()[0][0])
-        return np.stack(results)
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """Every node as the runtime lists it; those of delegates come last, with the op name DELEGATE."""
-        return list(self._interpreter._get_ops_details())
-
-
-def channels_last(inputs: np.ndarray) -> np.ndarray:
-    """Samples of shape (N, channels, height, width) as (N, height, width, channels); others as they are."""
-    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if inputs.ndim == IMAGE_DIMENSIONS else inputs
+    def placement(self) -> Placement:
+        nodes = list(self._interpreter._get_ops_details())
+        delegates = [node for node in nodes if node["op_name"] == DELEGATE]
+        plain = [node for node in nodes if node["op_name"] != DELEGATE]
+        taken = _taken(plain, delegates)
+        missing = tuple(f"{p}:{node['op_name']}" for p, node in enumerate(plain) if p not in taken)
+        return Placement(len(plain), len(delegates), missing)
 
 
 def check_file(file: Path) -> None:
@@ -99,15 +66,12 @@ def check_file(file: Path) -> None:
         raise UsageError(f"{file}: not a TFLite model (no {IDENTIFIER.decode()} mark at its start)")
 
 
-def undelegated(session: Session) -> list[str]:
-    """The names of nodes that no delegate took, in file order.
+def _taken(plain: Sequence[dict[str, Any]], delegates: Sequence[dict[str, Any]]) -> set[int]:
+    """The positions of the nodes that a delegate stands for.
 
-    A delegate stands for the nodes between its inputs and its outputs; they are found by walking back from its
-    outputs until its inputs or constants are reached.
+    Those are the nodes between its inputs and its outputs: found by walking back from its outputs until its inputs or
+    constants are reached.
     """
-    nodes = session.nodes()
-    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
-    plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
     maker = {int(tensor): position for position, node in enumerate(plain) for tensor in node["outputs"]}
     taken: set[int] = set()
     for delegate in delegates:
@@ -120,11 +84,7 @@ def undelegated(session: Session) -> list[str]:
                 continue
             taken.add(position)
             waiting += [int(source) for source in plain[position]["inputs"] if source >= 0]
-    return [f"{position}:{node['op_name']}" for position, node in enumerate(plain) if position not in taken]
-
-
-def delegate_count(session: Session) -> int:
-    return sum(node["op_name"] == "DELEGATE" for node in session.nodes())
+    return taken
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:

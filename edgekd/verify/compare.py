@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekd.errors import GateError
-from edgekd.runtimes.litert import Session, channels_last
+from edgekd.runtimes import open_session
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,6 @@ def parity(file: Path, program: "QuantizedProgram", inputs: "torch.Tensor") -> P
     """
     from edgekd.models.evaluate import predict
 
-    session = Session(file)
-    source, sink = session.inputs[0], session.outputs[0]
-    outputs = session.run(source.quantize(channels_last(inputs.numpy())))
-    return compare(predict(program.model, inputs), sink.dequantize(outputs), sink.scale)
+    session = open_session(file)
+    outputs = session.run(session.encode(inputs.numpy()))
+    return compare(predict(program.model, inputs), session.decode(outputs), program.output_scale)

@@ -8,12 +8,14 @@ import numpy as np
 
 from edgekd.artifact import sha256_of
 from edgekd.compress.quantizers import read_table
+from edgekd.dependencies import require_runtime
 from edgekd.errors import GateError, UsageError
 from edgekd.publish import MANIFEST
-from edgekd.runtimes.litert import Session, undelegated
+from edgekd.runtimes import open_session, runtime_for
+from edgekd.runtimes.session import Session
 from edgekd.verify.graph import layout_changes
+from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
-from edgekd.verify.tflite import read_graph
 
 
 def verify_published(folder: Path) -> dict[str, Any]:
@@ -29,11 +31,12 @@ def verify_published(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, StopIteration) as error:
         raise UsageError(f"{folder / MANIFEST}: not a manifest of edgekd ({type(error).__name__}: {error})") from error
     model = folder / model_name
+    require_runtime(runtime_for(model))
     graph = read_graph(model)
     readback = read_back(table, graph)
     if readback.problems:
         raise GateError(f"{model}: {readback.problems[0]}; the file does not hold what was learned")
-    session = Session(model)
+    session = open_session(model)
     worst = _worst_golden_difference(folder, session)
     if worst > limits["max_lsb"]:
         raise GateError(f"{model}: a golden output is {worst} steps off, above {limits['max_lsb']:g}")
@@ -46,7 +49,7 @@ def verify_published(folder: Path) -> dict[str, Any]:
         "files": len(digests),
         "scales exact": f"{readback.exact}/{readback.learned}",
         "golden outputs, largest difference in steps": worst,
-        "undelegated nodes": len(undelegated(session)),
+        "undelegated nodes": len(session.placement().undelegated),
         "stray transposes": len(layout_changes(graph)),
     }
     return {"artifact": str(folder), "target": manifest["target"], "checks": checks}

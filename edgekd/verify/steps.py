@@ -3,17 +3,19 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgekd.artifact import Artifact, Facts
-from edgekd.compress.quantizers import read_table
+from edgekd.compress.quantizers import output_scale, read_table
 from edgekd.compress.steps import restore_program
 from edgekd.errors import GateError
 from edgekd.models.evaluate import correct_share, load_array, points, predict
 from edgekd.recipe import Budgets
-from edgekd.runtimes.litert import Session, channels_last, delegate_count, undelegated
+from edgekd.runtimes import open_session
+from edgekd.runtimes.session import Session
 from edgekd.seeding import deterministic
 from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
@@ -21,8 +23,8 @@ from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES
 from edgekd.verify.compare import Parity, compare
 from edgekd.verify.graph import bytes_moved, layout_changes
+from edgekd.verify.read import read_graph
 from edgekd.verify.readback import Readback, read_back
-from edgekd.verify.tflite import read_graph
 
 TWO_SAMPLES = 2
 
@@ -39,23 +41,23 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     config, data = work.config, work.inputs["data"]
     file = work.inputs["export"].file(work.inputs["export"].facts["file"])
     graph = read_graph(file)
-    readback = read_back(read_table(json.loads(work.inputs["program"].file("table.json").read_text())), graph)
+    table = read_table(json.loads(work.inputs["program"].file("table.json").read_text()))
+    readback = read_back(table, graph)
     _check_readback(readback)
 
-    session = Session(file)
-    missing, transposes = undelegated(session), layout_changes(graph)
-    _check_coverage(config.coverage, missing, transposes)
+    session = open_session(file)
+    placement, transposes = session.placement(), layout_changes(graph)
+    _check_coverage(config.coverage, placement.undelegated, transposes)
 
     test, labels = load_array(data.file("test_inputs.npy")), np.load(data.file("test_labels.npy"))
-    source, sink = session.inputs[0], session.outputs[0]
-    inputs = source.quantize(channels_last(test.numpy()))
+    inputs = session.encode(test.numpy())
     outputs = _run(session, inputs, work.progress)
     reference = predict(restore_program(work.inputs["program"]).model, test)
-    parity = compare(reference, sink.dequantize(outputs), sink.scale)
+    parity = compare(reference, session.decode(outputs), output_scale(table))
     _check_parity(config.parity, parity, reference, outputs)
 
-    float_session = Session(_model_file(work.inputs["float"]))
-    float_outputs = float_session.run(channels_last(test.numpy()))
+    float_session = open_session(_model_file(work.inputs["float"]))
+    float_outputs = float_session.run(float_session.encode(test.numpy()))
     accuracy = {
         "teacher": work.inputs["teacher"].facts["accuracy"],
         "student_float": work.inputs["student"].facts["accuracy"],
@@ -78,15 +80,15 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "parity": {name: value for name, value in dataclasses.asdict(parity).items() if name != "disagreeing"},
         "quantizers": {"learned": readback.learned, "exact": readback.exact},
         "ops": {
-            "total": len(graph.nodes),
-            "delegated": len(graph.nodes) - len(missing),
-            "delegates": delegate_count(session),
-            "undelegated": missing,
+            "total": placement.total,
+            "delegated": placement.total - len(placement.undelegated),
+            "delegates": placement.delegates,
+            "undelegated": list(placement.undelegated),
             "stray_transposes": len(transposes),
         },
         "bytes_moved": bytes_moved(graph),
-        "input": dataclasses.asdict(source),
-        "output": dataclasses.asdict(sink),
+        "input": {**dataclasses.asdict(session.inputs[0]), "layout": "NHWC" if session.channels_last else "NCHW"},
+        "output": dataclasses.asdict(session.outputs[0]),
     }
 
 
@@ -108,7 +110,7 @@ def _check_readback(readback: Readback) -> None:
         raise GateError(f"scales: {readback.problems[0]}{more}; the file does not hold what was learned")
 
 
-def _check_coverage(limits: CoverageLimits, missing: list[str], transposes: list[str]) -> None:
+def _check_coverage(limits: CoverageLimits, missing: Sequence[str], transposes: Sequence[str]) -> None:
     if len(missing) > limits.undelegated:
         raise GateError(f"coverage: {len(missing)} nodes are not delegated ({', '.join(missing[:5])})")
     if len(transposes) > limits.layout_changes:

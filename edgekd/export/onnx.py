@@ -1,0 +1,88 @@
+"""ONNX files by torch.export and torch's own exporter, quantizers as QuantizeLinear and DequantizeLinear."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekd.compress.fold import trace
+from edgekd.errors import ExportError, first_line
+from edgekd.quiet import quiet
+
+IR_VERSION = 10
+"""ONNX Runtime 1.31 and OpenVINO 2026 both take it; newer ones are refused by older mobile runtimes."""
+
+
+def export_int8(program: nn.Module, example: torch.Tensor, file: Path, integer_input: bool) -> None:
+    """Write a program with its weights stored as int8 and uint8 activations (`frozen(stored=True, unsigned=True)`).
+
+    The output is float. integer_input: leave out the input's quantize operation, so that the app hands over uint8.
+    Raises ExportError with the exporter's reason.
+    """
+    _write(program, example, file, integer_input)
+
+
+def export_float32(model: nn.Module, example: torch.Tensor, file: Path) -> None:
+    """Write a float32 model. Raises ExportError with the exporter's reason."""
+    _write(model, example, file, integer_input=False)
+
+
+def _write(model: nn.Module, example: torch.Tensor, file: Path, integer_input: bool) -> None:
+    """Batch 1 fixed, channels first, all data inside the file."""
+    program = trace(model, example)
+    try:
+        with quiet(), torch.no_grad():
+            import onnx
+
+            torch.onnx.export(
+                program, (example,), file, dynamo=True, external_data=False, verbose=False, opset_version=20
+            )
+            content = onnx.load(str(file))
+    except Exception as error:
+        file.unlink(missing_ok=True)
+        raise ExportError(f"ONNX export: torch.onnx refused the model: {first_line(error)}") from error
+    content = _tidied(content)
+    if integer_input:
+        _take_integers(content)
+    _name_ends(content)
+    onnx.checker.check_model(content, full_check=True)
+    onnx.save(content, str(file))
+
+
+def _take_integers(model: Any) -> None:
+    """Make what the input's QuantizeLinear gave the input itself."""
+    from onnx import TensorProto
+
+    graph = model.graph
+    source = graph.input[0]
+    quantize = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == source.name)
+    for node in graph.node:
+        node.input[:] = [source.name if name == quantize.output[0] else name for name in node.input]
+    graph.node.remove(quantize)
+    source.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def _name_ends(model: Any) -> None:
+    """Call the input `input` and the output `output`."""
+    graph = model.graph
+    names = {graph.input[0].name: "input", graph.output[0].name: "output"}
+    graph.input[0].name, graph.output[0].name = "input", "output"
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _tidied(model: Any) -> Any:
+    """The same graph without what no runtime reads: the exporter's notes, node names, shapes of inner tensors."""
+    del model.metadata_props[:]
+    model.graph.ClearField("value_info")
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        node.ClearField("name")
+        del node.metadata_props[:]
+    for tensor in model.graph.initializer:
+        tensor.ClearField("doc_string")
+    model.ClearField("functions")
+    return model

@@ -1,0 +1,82 @@
+"""What every runtime offers: a loaded file that takes and gives arrays."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+IMAGE_DIMENSIONS = 4
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a file. For a quantized one, real = scale * (q - zero_point); scale 0 means float."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+
+    def quantize(self, values: np.ndarray) -> np.ndarray:
+        """Float values to what the tensor holds, rounded to the nearest and clipped."""
+        if self.scale == 0:
+            return values.astype(self.dtype)
+        limits = np.iinfo(self.dtype)
+        numbers = np.round(values / np.float32(self.scale)) + self.zero_point
+        return np.clip(numbers, limits.min, limits.max).astype(self.dtype)
+
+    def dequantize(self, numbers: np.ndarray) -> np.ndarray:
+        """What the tensor holds to float32."""
+        if self.scale == 0:
+            return numbers.astype(np.float32)
+        return (numbers.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a runtime runs the operations of a file. undelegated: those left to its slow path, as `position:op`."""
+
+    total: int
+    delegates: int
+    undelegated: tuple[str, ...]
+
+
+class Session:
+    """A loaded file of one runtime. Runtimes fill in `inputs`, `outputs`, `invoke` and the three methods below."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    invoke: Callable[[], object]
+    channels_last = False
+
+    def set_inputs(self, values: Sequence[np.ndarray]) -> None:
+        raise NotImplementedError
+
+    def get_outputs(self) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def placement(self) -> Placement:
+        raise NotImplementedError
+
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
+        """Model inputs, float32, (N, channels, height, width) or (N, ...), to what the file's input holds."""
+        return self.inputs[0].quantize(channels_last(inputs) if self.channels_last else inputs)
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """What the file's output holds, (N, ...), to float32."""
+        return self.outputs[0].dequantize(outputs)
+
+    def run(self, samples: np.ndarray) -> np.ndarray:
+        """Run samples, shape (N, ...), one by one through a model of one input and one output; returns (N, ...)."""
+        results = []
+        for sample in samples:
+            self.set_inputs([sample[None]])
+            self.invoke()
+            results.append(self.get_outputs()[0][0])
+        return np.stack(results)
+
+
+def channels_last(inputs: np.ndarray) -> np.ndarray:
+    """Samples of shape (N, channels, height, width) as (N, height, width, channels); others as they are."""
+    return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if inputs.ndim == IMAGE_DIMENSIONS else inputs

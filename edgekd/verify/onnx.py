@@ -1,0 +1,95 @@
+"""Reading an .onnx file with the protobuf schema, independently of any runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import UsageError
+from edgekd.runtimes.onnxruntime import check_file
+from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+UNSIGNED_OFFSET = 128
+"""An int8 number and the uint8 number that stands for the same real value differ by this much."""
+
+
+def read_graph(file: Path) -> FileGraph:
+    """The graph of an ONNX file. A quantized tensor has the scale and zero point of the operation that makes or takes
+    it; zero points of uint8 tensors are given as those of int8.
+
+    Raises UsageError if the file is not an ONNX model or is damaged.
+    """
+    check_file(file)
+    import onnx
+    from onnx import numpy_helper
+
+    try:
+        model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
+        graph = model.graph
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        types = {entry.name: _type(entry) for entry in (*graph.input, *graph.value_info, *graph.output)}
+        names = [*types, *(name for name in constants if name not in types)]
+        names += [name for node in graph.node for name in (*node.input, *node.output) if name]
+        positions = {name: position for position, name in enumerate(dict.fromkeys(names))}
+        quantized = _quantized(graph, constants)
+        tensors = tuple(_tensor(name, position, types, constants, quantized) for name, position in positions.items())
+        nodes = tuple(_node(node, positions) for node in graph.node)
+        inputs = tuple(positions[entry.name] for entry in graph.input if entry.name not in constants)
+        result = FileGraph(tensors, nodes, inputs, tuple(positions[entry.name] for entry in graph.output))
+        result.check()
+    except Exception as error:  # protobuf and onnx fail in many ways on a damaged file
+        raise UsageError(f"{file}: damaged ONNX file ({type(error).__name__} while reading it)") from error
+    return result
+
+
+Quantization = tuple[tuple[np.float32, ...], tuple[int, ...], int | None]
+
+
+def _quantized(graph: Any, constants: dict[str, np.ndarray]) -> dict[str, Quantization]:
+    """Scale, zero point and axis of each tensor that a QuantizeLinear makes or a DequantizeLinear takes."""
+    found: dict[str, Quantization] = {}
+    for node in graph.node:
+        if node.op_type not in (QUANTIZE, DEQUANTIZE):
+            continue
+        name = node.output[0] if node.op_type == QUANTIZE else node.input[0]
+        scale = np.atleast_1d(constants[node.input[1]]).astype(np.float32)
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+        zero_point = np.zeros(scale.shape, dtype=np.uint8 if zero is None else zero.dtype) if zero is None else zero
+        shift = UNSIGNED_OFFSET if zero_point.dtype == np.uint8 else 0
+        numbers = tuple(int(one) - shift for one in np.broadcast_to(np.atleast_1d(zero_point), scale.shape))
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        found[name] = (tuple(scale), numbers, int(axis) if len(scale) > 1 else None)
+    return found
+
+
+def _node(node: Any, positions: dict[str, int]) -> FileNode:
+    """Scales and zero points are not tensors of the graph here: they belong to what they scale."""
+    inputs = node.input[:1] if node.op_type in (QUANTIZE, DEQUANTIZE) else node.input
+    return FileNode(
+        node.op_type,
+        tuple(positions[name] for name in inputs if name),
+        tuple(positions[name] for name in node.output if name),
+        0 if node.op_type == DEQUANTIZE else None,
+    )
+
+
+def _tensor(
+    name: str,
+    position: int,
+    types: dict[str, tuple[tuple[int, ...], str]],
+    constants: dict[str, np.ndarray],
+    quantized: dict[str, Quantization],
+) -> FileTensor:
+    constant = constants.get(name)
+    shape, dtype = (constant.shape, constant.dtype.name) if constant is not None else types.get(name, ((), "float32"))
+    scale, zero_point, axis = quantized.get(name, ((), (), None))
+    return FileTensor(position, name, shape, dtype, constant, scale, zero_point, axis)
+
+
+def _type(entry: Any) -> tuple[tuple[int, ...], str]:
+    from onnx import helper
+
+    tensor = entry.type.tensor_type
+    shape = tuple(int(side.dim_value) or 1 for side in tensor.shape.dim)
+    return shape, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name

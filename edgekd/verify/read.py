@@ -1,0 +1,17 @@
+"""Reading an exported file of any format as a graph."""
+
+from pathlib import Path
+
+from edgekd.runtimes import runtime_for
+from edgekd.verify.graph import FileGraph
+
+
+def read_graph(file: Path) -> FileGraph:
+    """The graph of a file, by its suffix. Raises UsageError for another suffix, another content, or damage."""
+    if runtime_for(file) == "onnxruntime":
+        from edgekd.verify import onnx
+
+        return onnx.read_graph(file)
+    from edgekd.verify import tflite
+
+    return tflite.read_graph(file)
