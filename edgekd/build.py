@@ -139,11 +139,10 @@ def _contents(
 ) -> tuple[dict[str, Any], dict[str, tuple[Artifact, str]]]:
     export, checks = artifacts[target.export], artifacts[target.checks]
     float_export, data = artifacts[target.float_export], artifacts["data"]
-    model_file = export.facts["file"]
     files = {
-        model_file: (export, model_file),
+        **{name: (export, name) for name in export.facts["files"]},
         "golden.npz": (checks, "golden.npz"),
-        f"float32/{float_export.facts['file']}": (float_export, float_export.facts["file"]),
+        **{f"float32/{name}": (float_export, name) for name in float_export.facts["files"]},
     }
     for name in target.all_measurements:
         if "samples.npy" in artifacts[name].files:
@@ -156,6 +155,7 @@ def _contents(
         "format": target.target.format,
         "runtime": target.target.runtime,
         "precision": target.target.precision,
+        "model": export.facts["file"],
         "files": {name: vars(artifact.files[source]) for name, (artifact, source) in files.items()},
         "task": data.facts["task"],
         "labels": data.facts["labels"],

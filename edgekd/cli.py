@@ -87,7 +87,7 @@ def verify(
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(help="Any .tflite or .onnx file, not only edgekd's.")],
+    model: Annotated[Path, typer.Argument(help="Any .tflite, .onnx or .xml file, not only edgekd's.")],
     device: Annotated[str, typer.Option("--device", metavar="D", help="Where to measure.")] = "local",
     protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="rapid, quick or full.")] = "quick",
     samples: Annotated[

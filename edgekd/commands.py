@@ -89,9 +89,8 @@ def bench_command(model: Path, device: str, protocol: str, samples: Path | None)
         raise UsageError(f"protocol '{protocol}' is not known; {nearest(protocol, PROTOCOLS)}")
     if samples is not None:
         check_writable(samples.parent)
-    runtime = runtime_for(model)
-    require_runtime(runtime)
-    check_file(model, runtime)
+    require_runtime(runtime_for(model))
+    check_file(model)
     with watching(1) as watcher, watcher.step(f"measure {model.name}") as progress:
         measurement = measure(model, device, PROTOCOLS[protocol], samples_file=samples, progress=progress)
     document = {"model": str(model), "bytes": model.stat().st_size, **dataclasses.asdict(measurement)}

@@ -11,9 +11,14 @@ QUANTIZING = (*TRAINING, "nncf")
 EXPORTING = {
     "tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers"),
     "onnx": ("onnx", "onnxscript"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
 }
-RUNTIMES = {"ai-edge-litert": ("ai-edge-litert", "flatbuffers"), "onnxruntime": ("onnxruntime", "onnx")}
-EXTRAS = {"ai-edge-litert": "tflite", "onnxruntime": "onnx"}
+RUNTIMES = {
+    "ai-edge-litert": ("ai-edge-litert", "flatbuffers"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino",),
+}
+EXTRAS = {"ai-edge-litert": "tflite", "onnxruntime": "onnx", "openvino": "openvino"}
 """The extra that brings a runtime."""
 
 

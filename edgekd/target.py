@@ -35,8 +35,8 @@ class Target:
     """A format, the runtime that loads it, its precision, and the limits it is held to."""
 
     title: str
-    format: Literal["tflite", "onnx"]
-    runtime: Literal["ai-edge-litert", "onnxruntime"]
+    format: Literal["tflite", "onnx", "openvino"]
+    runtime: Literal["ai-edge-litert", "onnxruntime", "openvino"]
     precision: Literal["int8"]
     parity: ParityLimits
     coverage: CoverageLimits

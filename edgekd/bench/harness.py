@@ -19,7 +19,7 @@ from edgekd.errors import EdgekdError
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.runtimes.session import Session, TensorSpec
 
-MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "onnxruntime": "onnxruntime"}
+MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
 def generated_inputs(specs: list[TensorSpec]) -> list[np.ndarray]:

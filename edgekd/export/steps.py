@@ -40,4 +40,6 @@ def _export_float(work: Work[ExportConfig], role: str) -> Path:
 
 
 def _file_facts(file: Path) -> Facts:
-    return {"file": file.name, "bytes": file.stat().st_size}
+    """`bytes` counts all files of the model."""
+    parts = [part.name for part in sorted(file.parent.iterdir())]
+    return {"file": file.name, "files": parts, "bytes": sum((file.parent / part).stat().st_size for part in parts)}

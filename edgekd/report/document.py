@@ -44,7 +44,7 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
         "format": target.target.format,
         "runtime": target.target.runtime,
         "path": f"{target.name}/{export.facts['file']}",
-        "bytes": file.bytes,
+        "bytes": export.facts["bytes"],
         "sha256": file.sha256,
         "precision": target.target.precision,
         "float32": {

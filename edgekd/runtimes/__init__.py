@@ -5,7 +5,7 @@ from pathlib import Path
 from edgekd.errors import UsageError
 from edgekd.runtimes.session import Session
 
-SUFFIXES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime"}
+SUFFIXES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime", ".xml": "openvino"}
 """Which runtime opens a file, by its suffix."""
 
 
@@ -21,22 +21,33 @@ def open_session(file: Path, threads: int = 1) -> Session:
 
     Raises UsageError if it is missing or of another format, DeviceError if the runtime refuses it.
     """
-    if runtime_for(file) == "onnxruntime":
-        from edgekd.runtimes.onnxruntime import OnnxRuntimeSession
+    match runtime_for(file):
+        case "onnxruntime":
+            from edgekd.runtimes.onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(file, threads)
-    from edgekd.runtimes.litert import LiteRTSession
+            return OnnxRuntimeSession(file, threads)
+        case "openvino":
+            from edgekd.runtimes.openvino import OpenVINOSession
 
-    return LiteRTSession(file, threads)
+            return OpenVINOSession(file, threads)
+        case _:
+            from edgekd.runtimes.litert import LiteRTSession
+
+            return LiteRTSession(file, threads)
 
 
-def check_file(file: Path, runtime: str) -> None:
-    """Refuse what is not a model of this runtime's format, before native code sees it. Raises UsageError."""
-    if runtime == "onnxruntime":
-        from edgekd.runtimes import onnxruntime
+def check_file(file: Path) -> None:
+    """Refuse what is not a model of its suffix's format, before native code sees it. Raises UsageError."""
+    match runtime_for(file):
+        case "onnxruntime":
+            from edgekd.runtimes import onnxruntime
 
-        onnxruntime.check_file(file)
-    else:
-        from edgekd.runtimes import litert
+            onnxruntime.check_file(file)
+        case "openvino":
+            from edgekd.runtimes import openvino
 
-        litert.check_file(file)
+            openvino.check_file(file)
+        case _:
+            from edgekd.runtimes import litert
+
+            litert.check_file(file)

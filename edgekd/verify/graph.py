@@ -7,7 +7,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FileTensor:
-    """One tensor of a file. constant: its values, or None. scale, zero_point: empty where it is not quantized."""
+    """One tensor of a file. constant: its values, or None. scale, zero_point: empty where it is not quantized.
+
+    bounds: the smallest and the largest real value, where the format keeps these and no scale.
+    """
 
     index: int
     name: str
@@ -17,6 +20,7 @@ class FileTensor:
     scale: tuple[np.float32, ...] = ()
     zero_point: tuple[int, ...] = ()
     axis: int | None = None
+    bounds: tuple[np.float32, np.float32] | None = None
 
     @property
     def bytes(self) -> int:

@@ -26,9 +26,9 @@ def verify_published(folder: Path) -> dict[str, Any]:
     manifest = _manifest(folder)
     try:
         table, limits = read_table(manifest["quantizers"]), manifest["parity"]["limits"]
-        model_name = next(name for name in manifest["files"] if name.startswith("model."))
+        model_name = str(manifest["model"])
         digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, StopIteration) as error:
+    except (KeyError, TypeError) as error:
         raise UsageError(f"{folder / MANIFEST}: not a manifest of edgekd ({type(error).__name__}: {error})") from error
     model = folder / model_name
     require_runtime(runtime_for(model))

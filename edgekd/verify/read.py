@@ -8,10 +8,16 @@ from edgekd.verify.graph import FileGraph
 
 def read_graph(file: Path) -> FileGraph:
     """The graph of a file, by its suffix. Raises UsageError for another suffix, another content, or damage."""
-    if runtime_for(file) == "onnxruntime":
-        from edgekd.verify import onnx
+    match runtime_for(file):
+        case "onnxruntime":
+            from edgekd.verify import onnx
 
-        return onnx.read_graph(file)
-    from edgekd.verify import tflite
+            return onnx.read_graph(file)
+        case "openvino":
+            from edgekd.verify import openvino
 
-    return tflite.read_graph(file)
+            return openvino.read_graph(file)
+        case _:
+            from edgekd.verify import tflite
+
+            return tflite.read_graph(file)

@@ -129,6 +129,11 @@ class _Search:
         entry = self.table[position]
         learned, found = np.asarray(entry.scale, dtype=np.float32), np.asarray(tensor.scale, dtype=np.float32)
         what = f"{entry.kind} '{entry.tensor}'"
+        if tensor.bounds is not None:
+            low, high = _bounds(entry)
+            has = f"{tensor.bounds[0]:.9g} to {tensor.bounds[1]:.9g}"
+            self.problems.append(f"{what}: learned range {low:.9g} to {high:.9g}, {place} has {has}")
+            return
         different = np.flatnonzero(learned != found)
         if different.size == 0:
             pairs = enumerate(zip(entry.zero_point, tensor.zero_point, strict=False))
@@ -149,7 +154,15 @@ def _fits(learned: frozenset[int], found: frozenset[int]) -> bool:
     return known < learned
 
 
+def _bounds(entry: Quantizer) -> tuple[np.float32, np.float32]:
+    """The range that a scale and a zero point come to, each end rounded once to float32."""
+    scale, zero = np.float32(entry.scale[0]), entry.zero_point[0]
+    return np.float32(entry.low - zero) * scale, np.float32(entry.high - zero) * scale
+
+
 def _holds(entry: Quantizer, tensor: FileTensor) -> bool:
+    if tensor.bounds is not None:
+        return np.asarray(_bounds(entry)).tobytes() == np.asarray(tensor.bounds).tobytes()
     learned = np.asarray(entry.scale, dtype=np.float32)
     return (
         learned.tobytes() == np.asarray(tensor.scale, dtype=np.float32).tobytes()
@@ -158,7 +171,7 @@ def _holds(entry: Quantizer, tensor: FileTensor) -> bool:
 
 
 def _same_bits(one: FileTensor, other: FileTensor) -> bool:
-    return one.scale == other.scale and one.zero_point == other.zero_point
+    return (one.scale, one.zero_point, one.bounds) == (other.scale, other.zero_point, other.bounds)
 
 
 def _distance(entry: Quantizer, tensor: FileTensor) -> tuple[int, float]:

@@ -1,0 +1,82 @@
+"""OpenVINO on the CPU: run an .xml file, and see what it computes in float."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import DeviceError
+from edgekd.runtimes.session import Placement, Session, TensorSpec
+
+COMPUTE = ("Convolution", "FullyConnected", "MatMul")
+"""What does the work of a network; in an int8 model these run on integers."""
+INTEGERS = ("u8", "i8")
+
+
+class OpenVINOSession(Session):
+    """A compiled .xml file with its .bin; float parts are computed in float32.
+
+    Raises UsageError if the file is missing or not an IR, DeviceError if the runtime refuses it.
+    """
+
+    def __init__(self, file: Path, threads: int = 1) -> None:
+        check_file(file)
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        try:
+            self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise DeviceError(f"{file}: OpenVINO refuses it: {reason}") from error
+        self._request = self._compiled.create_infer_request()
+        scales = _input_scales(file)
+        self.inputs = [_spec(port, *scales.get(port.any_name, (0.0, 0))) for port in self._compiled.inputs]
+        self.outputs = [_spec(port, 0.0, 0) for port in self._compiled.outputs]
+        self.invoke = self._request.infer
+
+    def set_inputs(self, values: Sequence[np.ndarray]) -> None:
+        for position, value in enumerate(values):
+            self._request.get_input_tensor(position).data[:] = value
+
+    def get_outputs(self) -> list[np.ndarray]:
+        return [self._request.get_output_tensor(position).data.copy() for position in range(len(self.outputs))]
+
+    def placement(self) -> Placement:
+        """Every node runs on the CPU; what counts is which compute in float although the model is quantized."""
+        nodes = [_runtime_info(node) for node in self._compiled.get_runtime_model().get_ordered_ops()]
+        work = [(position, kind, precision) for position, (kind, precision) in enumerate(nodes) if kind in COMPUTE]
+        quantized = any(precision in INTEGERS for _, _, precision in work)
+        missing = [f"{p}:{kind}" for p, kind, precision in work if quantized and precision not in INTEGERS]
+        return Placement(sum(kind != "Const" for kind, _ in nodes), 1, tuple(missing))
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is not an IR with its weights beside it, before native code sees it."""
+    from edgekd.verify.openvino import read_document
+
+    read_document(file)
+
+
+def _input_scales(file: Path) -> dict[str, tuple[float, int]]:
+    """Scale and zero point of the inputs that the model dequantizes itself."""
+    from edgekd.verify.openvino import UNSIGNED_OFFSET, read_graph
+
+    graph = read_graph(file)
+    tensors = [graph.tensors[index] for index in graph.inputs]
+    return {
+        tensor.name: (float(tensor.scale[0]), tensor.zero_point[0] + UNSIGNED_OFFSET)
+        for tensor in tensors
+        if tensor.scale
+    }
+
+
+def _runtime_info(node: Any) -> tuple[str, str]:
+    info = node.get_rt_info()
+    return tuple(str(info[name].value) if name in info else "" for name in ("layerType", "runtimePrecision"))  # type: ignore[return-value]
+
+
+def _spec(port: Any, scale: float, zero_point: int) -> TensorSpec:
+    dtype = np.dtype(port.get_element_type().to_dtype()).name
+    return TensorSpec(port.any_name, tuple(int(side) for side in port.get_shape()), dtype, scale, zero_point)

@@ -1,0 +1,166 @@
+"""Reading an OpenVINO IR from its XML and its binary, independently of the runtime."""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.errors import UsageError
+from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+
+DTYPES = {
+    "FP32": "float32", "FP16": "float16", "FP64": "float64", "I8": "int8", "U8": "uint8", "I32": "int32",
+    "I64": "int64", "BOOL": "bool",
+}  # fmt: skip
+UNSIGNED_OFFSET = 128
+"""An int8 number and the uint8 number that stands for the same real value differ by this much."""
+DEQUANTIZING = ("Convert", "Subtract", "Multiply")
+LARGEST_XML = 1 << 28
+
+Port = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of the XML: its inputs as the ports that feed them, its outputs as (port, dtype, shape)."""
+
+    key: str
+    name: str
+    type: str
+    data: dict[str, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+def read_document(file: Path) -> ElementTree.Element:
+    """The XML of an IR whose .bin is there. Raises UsageError if it is not one."""
+    try:
+        if file.stat().st_size > LARGEST_XML:
+            raise UsageError(f"{file}: larger than an OpenVINO model's XML can be")
+        root = ElementTree.fromstring(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+    except ElementTree.ParseError as error:
+        raise UsageError(f"{file}: not an OpenVINO model ({error})") from error
+    if root.tag != "net" or root.find("layers") is None:
+        raise UsageError(f"{file}: not an OpenVINO model (no layers in it)")
+    if not file.with_suffix(".bin").is_file():
+        raise UsageError(f"{file}: its weights, {file.with_suffix('.bin').name}, are not beside it")
+    return root
+
+
+def read_graph(file: Path) -> FileGraph:
+    """The graph of an IR. A FakeQuantize keeps a range: its output has it as `bounds`, and the scale it comes to.
+
+    Raises UsageError if the file is not an IR or is damaged.
+    """
+    root = read_document(file)
+    try:
+        layers = _layers(root)
+        binary = np.frombuffer(file.with_suffix(".bin").read_bytes(), dtype=np.uint8)
+        graph = _Reader(layers, binary).graph()
+        graph.check()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
+        raise UsageError(f"{file}: damaged OpenVINO model ({type(error).__name__} while reading it)") from error
+    return graph
+
+
+def _layers(root: ElementTree.Element) -> list[_Layer]:
+    feeds: dict[Port, Port] = {}
+    for edge in root.iterfind("edges/edge"):
+        source = (edge.attrib["from-layer"], edge.attrib["from-port"])
+        feeds[edge.attrib["to-layer"], edge.attrib["to-port"]] = source
+    found = []
+    for layer in root.iterfind("layers/layer"):
+        key, data = layer.attrib["id"], layer.find("data")
+        outputs = tuple(
+            (port.attrib["id"], DTYPES.get(port.attrib["precision"], "float32"), _shape(port))
+            for port in layer.iterfind("output/port")
+        )
+        found.append(
+            _Layer(
+                key,
+                layer.attrib["name"],
+                layer.attrib["type"],
+                {} if data is None else dict(data.attrib),
+                tuple(feeds[key, port.attrib["id"]] for port in layer.iterfind("input/port")),
+                outputs,
+            )
+        )
+    return found
+
+
+def _shape(port: ElementTree.Element) -> tuple[int, ...]:
+    return tuple(int(dimension.text or 1) for dimension in port.iterfind("dim"))
+
+
+class _Reader:
+    """Layers and a binary, put together to tensors with scales."""
+
+    def __init__(self, layers: list[_Layer], binary: np.ndarray) -> None:
+        self.layers, self.binary = layers, binary
+        self.by_key = {layer.key: layer for layer in layers}
+        ports = [(layer.key, port) for layer in layers for port, _, _ in layer.outputs]
+        self.positions = {port: position for position, port in enumerate(ports)}
+        self.users: dict[Port, list[_Layer]] = {port: [] for port in ports}
+        for layer in layers:
+            for port in layer.inputs:
+                self.users[port].append(layer)
+
+    def graph(self) -> FileGraph:
+        tensors = tuple(
+            self.tensor(layer, port, dtype, shape) for layer in self.layers for port, dtype, shape in layer.outputs
+        )
+        nodes = tuple(self.node(layer) for layer in self.layers if layer.type not in ("Const", "Parameter", "Result"))
+        inputs = [self.positions[layer.key, layer.outputs[0][0]] for layer in self.layers if layer.type == "Parameter"]
+        outputs = [self.positions[layer.inputs[0]] for layer in self.layers if layer.type == "Result"]
+        return FileGraph(tensors, nodes, tuple(inputs), tuple(outputs))
+
+    def node(self, layer: _Layer) -> FileNode:
+        """The range of a FakeQuantize belongs to its output; it is not an input of the graph here."""
+        inputs = layer.inputs[:1] if layer.type == "FakeQuantize" else layer.inputs
+        outputs = tuple(self.positions[layer.key, port] for port, _, _ in layer.outputs)
+        return FileNode(layer.type, tuple(self.positions[port] for port in inputs), outputs)
+
+    def tensor(self, layer: _Layer, port: str, dtype: str, shape: tuple[int, ...]) -> FileTensor:
+        position = self.positions[layer.key, port]
+        constant = self.constant(layer, dtype, shape) if layer.type == "Const" else None
+        if layer.type == "FakeQuantize":
+            low, high = (self.value(layer.inputs[number])[0] for number in (3, 4))
+            scale = np.float32((high - low) / (int(layer.data["levels"]) - 1))
+            zero = int(np.round(-low / scale)) - UNSIGNED_OFFSET
+            return FileTensor(position, layer.name, shape, dtype, None, (scale,), (zero,), bounds=(low, high))
+        scales, zero_point = self.scales((layer.key, port)) if dtype in ("int8", "uint8") else ((), 0)
+        axis = next(side for side, count in enumerate(shape) if count == len(scales)) if len(scales) > 1 else None
+        return FileTensor(position, layer.name, shape, dtype, constant, scales, (zero_point,) * len(scales), axis)
+
+    def scales(self, port: Port) -> tuple[tuple[np.float32, ...], int]:
+        """Follow an integer tensor through Convert, Subtract and Multiply: its scales and its int8 zero point."""
+        zero_point = -UNSIGNED_OFFSET if self.dtype(port) == "uint8" else 0
+        while True:
+            chain = (user for user in self.users[port] if user.type in DEQUANTIZING and user.inputs[0] == port)
+            user = next(chain, None)
+            if user is None:
+                return (), 0
+            if user.type == "Subtract":
+                zero_point += int(self.value(user.inputs[1])[0])
+            if user.type == "Multiply":
+                return tuple(self.value(user.inputs[1])), zero_point
+            port = (user.key, user.outputs[0][0])
+
+    def dtype(self, port: Port) -> str:
+        return next(dtype for name, dtype, _ in self.by_key[port[0]].outputs if name == port[1])
+
+    def value(self, port: Port) -> np.ndarray:
+        """The constant behind a port, looked up through Convert, flat, as float32."""
+        layer = self.by_key[port[0]]
+        if layer.type == "Convert":
+            return self.value(layer.inputs[0])
+        _, dtype, shape = layer.outputs[0]
+        return self.constant(layer, dtype, shape).astype(np.float32).ravel()
+
+    def constant(self, layer: _Layer, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        start, size = int(layer.data["offset"]), int(layer.data["size"])
+        content = self.binary[start : start + size]
+        return np.frombuffer(content.tobytes(), dtype=dtype).reshape(shape)
