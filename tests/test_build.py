@@ -266,3 +266,21 @@ def test_a_given_student_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     run = edgekd(tmp_path, *BUILD, *overrides((*QUICK, "student.weights=student.pt")))
     assert run.code == 2
     assert "'classifier.bias'" in run.stderr.splitlines()[-1]
+
+
+def test_more_targets_share_the_training(unbroken: Built, tmp_path: Path) -> None:
+    shutil.copytree(unbroken.folder / ".edgekd", tmp_path / ".edgekd")
+    targets = ["--target", "onnx-arm", "--target", "openvino-x86"]
+    run = edgekd(tmp_path, *BUILD, *targets, "--json", *overrides(QUICK))
+    assert run.code == 0, run.stderr
+    shared = {"data", "teacher", "outputs", "student", "program", "verify[tflite-arm]", "measure[tflite-arm on local]"}
+    assert all(cached(run)[name] for name in shared)
+    artifacts = run.document["artifacts"]
+    assert [artifact["target"] for artifact in artifacts] == ["tflite-arm", "onnx-arm", "openvino-x86"]
+    for artifact in artifacts:
+        assert artifact["quantizers"]["exact"] == artifact["quantizers"]["learned"]
+        assert artifact["parity"]["agreement"] >= 0.99
+        assert artifact["ops"]["undelegated"] == []
+        assert edgekd(tmp_path, "verify", str(Path(artifact["path"]).parent)).code == 0
+    accuracies = [artifact["accuracy"]["exported"] for artifact in artifacts]
+    assert max(accuracies) - min(accuracies) <= 0.003

@@ -176,6 +176,8 @@ def test_doctor_names_what_is_missing_and_mends_it(cli: Cli):
 def test_a_missing_package_is_one_line_with_the_command_that_mends_it(arguments: tuple[str, ...], cli: Cli, here: Path):
     (here / "g.tflite").write_bytes(GARBAGE)
     (here / "published").mkdir()
+    manifest = {"model": "model.tflite", "files": {}, "quantizers": [], "parity": {"limits": {}}}
+    (here / "published" / "manifest.json").write_text(json.dumps(manifest))
     line = assert_one_line(cli("ai-edge-litert", "ai_edge_litert", *arguments, code=WITHOUT), 3)
     assert "ai-edge-litert" in line
     assert "pip install 'edgekd[tflite]'" in line

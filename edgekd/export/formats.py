@@ -25,7 +25,7 @@ def export(program: QuantizedProgram, target: Target, folder: Path, raw_pixels: 
     return export_program(program, target.format, folder, raw_pixels)
 
 
-def export_program(program: QuantizedProgram, format_name: str, folder: Path, raw_pixels: bool) -> Path:
+def export_program(program: QuantizedProgram, format_name: str, folder: Path, raw_pixels: bool = False) -> Path:
     """Write the quantized program in full integer. Raises ExportError with the converter's reason."""
     file = folder / MODEL_FILE[format_name]
     if format_name == "tflite":

@@ -7,6 +7,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from edgekd.report.charts import Bar, bars
 
 
+READERS = {
+    "tflite": "the flatbuffer schema",
+    "onnx": "the protobuf schema",
+    "openvino": "its XML and binary, as ranges for activations,",
+}
+"""How each format was read, independently of the runtime."""
+
+
 def render(document: dict[str, Any]) -> str:
     """The page for a report document: all styles and pictures inside, no request to anywhere."""
     environment = Environment(
@@ -18,7 +26,7 @@ def render(document: dict[str, Any]) -> str:
     )
     environment.filters.update(bytes=_bytes, count=_count, points=_points, ms=_ms, percent=_percent)
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
-    return environment.get_template("report.html.jinja").render(report=document, charts=charts)
+    return environment.get_template("report.html.jinja").render(report=document, charts=charts, readers=READERS)
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:

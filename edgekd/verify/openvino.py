@@ -103,6 +103,8 @@ class _Reader:
         self.by_key = {layer.key: layer for layer in layers}
         ports = [(layer.key, port) for layer in layers for port, _, _ in layer.outputs]
         self.positions = {port: position for position, port in enumerate(ports)}
+        self.numbers: set[str] = set()
+        """The layers that hold or reshape a scale, a zero point or the end of a range."""
         self.users: dict[Port, list[_Layer]] = {port: [] for port in ports}
         for layer in layers:
             for port in layer.inputs:
@@ -112,14 +114,16 @@ class _Reader:
         tensors = tuple(
             self.tensor(layer, port, dtype, shape) for layer in self.layers for port, dtype, shape in layer.outputs
         )
-        nodes = tuple(self.node(layer) for layer in self.layers if layer.type not in ("Const", "Parameter", "Result"))
+        apart = {"Const", "Parameter", "Result"}
+        working = [layer for layer in self.layers if layer.type not in apart and layer.key not in self.numbers]
+        nodes = tuple(self.node(layer) for layer in working)
         inputs = [self.positions[layer.key, layer.outputs[0][0]] for layer in self.layers if layer.type == "Parameter"]
         outputs = [self.positions[layer.inputs[0]] for layer in self.layers if layer.type == "Result"]
         return FileGraph(tensors, nodes, tuple(inputs), tuple(outputs))
 
     def node(self, layer: _Layer) -> FileNode:
-        """The range of a FakeQuantize belongs to its output; it is not an input of the graph here."""
-        inputs = layer.inputs[:1] if layer.type == "FakeQuantize" else layer.inputs
+        """Ranges, scales and zero points belong to what they scale; they are not inputs of the graph here."""
+        inputs = [port for port in layer.inputs if port[0] not in self.numbers]
         outputs = tuple(self.positions[layer.key, port] for port, _, _ in layer.outputs)
         return FileNode(layer.type, tuple(self.positions[port] for port in inputs), outputs)
 
@@ -127,7 +131,7 @@ class _Reader:
         position = self.positions[layer.key, port]
         constant = self.constant(layer, dtype, shape) if layer.type == "Const" else None
         if layer.type == "FakeQuantize":
-            low, high = (self.value(layer.inputs[number])[0] for number in (3, 4))
+            _, _, low, high = (self.value(port)[0] for port in layer.inputs[1:])
             scale = np.float32((high - low) / (int(layer.data["levels"]) - 1))
             zero = int(np.round(-low / scale)) - UNSIGNED_OFFSET
             return FileTensor(position, layer.name, shape, dtype, None, (scale,), (zero,), bounds=(low, high))
@@ -153,9 +157,10 @@ class _Reader:
         return next(dtype for name, dtype, _ in self.by_key[port[0]].outputs if name == port[1])
 
     def value(self, port: Port) -> np.ndarray:
-        """The constant behind a port, looked up through Convert, flat, as float32."""
+        """The constant behind a port, looked up through Convert and Reshape, flat, as float32."""
         layer = self.by_key[port[0]]
-        if layer.type == "Convert":
+        self.numbers.add(layer.key)
+        if layer.type in ("Convert", "Reshape"):
             return self.value(layer.inputs[0])
         _, dtype, shape = layer.outputs[0]
         return self.constant(layer, dtype, shape).astype(np.float32).ravel()

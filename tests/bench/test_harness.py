@@ -9,7 +9,7 @@ import pytest
 
 from edgekd.bench.harness import generated_inputs, measure
 from edgekd.errors import UsageError
-from edgekd.runtimes.litert import TensorSpec
+from edgekd.runtimes.session import TensorSpec
 
 
 def job(model: Path, out: Path, **changes: Any) -> dict[str, Any]:

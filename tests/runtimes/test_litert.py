@@ -8,7 +8,8 @@ from torch import nn
 
 from edgekd.errors import DeviceError, UsageError
 from edgekd.export.formats import export_float
-from edgekd.runtimes.litert import Session, TensorSpec, delegate_count, undelegated
+from edgekd.runtimes.litert import LiteRTSession
+from edgekd.runtimes.session import TensorSpec
 from tests.export.small import int8_content
 
 
@@ -64,7 +65,7 @@ def test_a_float_tensor_takes_reals_as_they_are() -> None:
 
 
 def test_inputs_and_outputs_of_a_file(int8_file: Path) -> None:
-    session = Session(int8_file)
+    session = LiteRTSession(int8_file)
     (source,), (sink,) = session.inputs, session.outputs
     assert (source.name, source.shape, source.dtype) == ("input", (1, 8, 6, 3), "int8")
     assert (source.scale, source.zero_point) == (1 / 64, 0)
@@ -80,14 +81,14 @@ def test_samples_are_run_one_by_one(int8_file: Path) -> None:
         direct.set_tensor(direct.get_input_details()[0]["index"], sample[None])
         direct.invoke()
         outputs.append(direct.get_tensor(direct.get_output_details()[0]["index"])[0])
-    np.testing.assert_array_equal(Session(int8_file).run(samples), np.stack(outputs))
+    np.testing.assert_array_equal(LiteRTSession(int8_file).run(samples), np.stack(outputs))
 
 
 @pytest.mark.parametrize("name", ["int8_file", "float_file"])
 def test_a_good_file_is_delegated_as_a_whole(request: pytest.FixtureRequest, name: str) -> None:
-    session = Session(request.getfixturevalue(name))
-    assert undelegated(session) == []
-    assert delegate_count(session) == 1
+    session = LiteRTSession(request.getfixturevalue(name))
+    assert session.placement().undelegated == ()
+    assert session.placement().delegates == 1
 
 
 class Running(nn.Module):
@@ -106,12 +107,12 @@ class Running(nn.Module):
 
 @pytest.mark.parametrize("sums", [1, 2])
 def test_a_node_that_no_delegate_took_is_named(tmp_path: Path, sums: int) -> None:
-    session = Session(export_float(Running(sums), torch.zeros(1, 8), "tflite", tmp_path))
-    names = [node["op_name"] for node in session.nodes() if node["op_name"] != "DELEGATE"]
+    session = LiteRTSession(export_float(Running(sums), torch.zeros(1, 8), "tflite", tmp_path))
+    names = [node["op_name"] for node in session._interpreter._get_ops_details() if node["op_name"] != "DELEGATE"]
     expected = [f"{position}:CUMSUM" for position, name in enumerate(names) if name == "CUMSUM"]
     assert len(expected) == sums
-    assert undelegated(session) == expected
-    assert delegate_count(session) >= 2
+    assert list(session.placement().undelegated) == expected
+    assert session.placement().delegates >= 2
 
 
 @pytest.mark.parametrize(
@@ -120,13 +121,13 @@ def test_a_node_that_no_delegate_took_is_named(tmp_path: Path, sums: int) -> Non
 def test_what_is_not_a_model_is_refused_by_name(damaged: Path, content: bytes) -> None:
     damaged.write_bytes(content)
     with pytest.raises(UsageError, match=r"damaged\.tflite: not a TFLite model"):
-        Session(damaged)
+        LiteRTSession(damaged)
 
 
 @pytest.mark.parametrize("name", ["gone.tflite", ""])
 def test_what_is_not_a_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be read") as caught:
-        Session(tmp_path / name)
+        LiteRTSession(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
@@ -134,5 +135,5 @@ def test_what_is_not_a_file_is_refused_by_name(tmp_path: Path, name: str) -> Non
 def test_a_truncated_model_is_refused_by_the_runtime_in_one_line(damaged: Path, share: float) -> None:
     damaged.write_bytes(int8_content()[: int(share * len(int8_content()))])
     with pytest.raises(DeviceError, match=r"damaged\.tflite") as caught:
-        Session(damaged)
+        LiteRTSession(damaged)
     assert "\n" not in str(caught.value)
