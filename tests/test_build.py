@@ -281,6 +281,19 @@ def test_more_targets_share_the_training(unbroken: Built, tmp_path: Path) -> Non
         assert artifact["quantizers"]["exact"] == artifact["quantizers"]["learned"]
         assert artifact["parity"]["agreement"] >= 0.99
         assert artifact["ops"]["undelegated"] == []
-        assert edgekd(tmp_path, "verify", str(Path(artifact["path"]).parent)).code == 0
+        folder = tmp_path / Path(artifact["path"]).parent
+        assert edgekd(tmp_path, "verify", str(folder)).code == 0
+        spoil_golden(folder)
+        refused = edgekd(tmp_path, "verify", str(folder))
+        assert refused.code == 5
+        assert "golden output" in refused.stderr
     accuracies = [artifact["accuracy"]["exported"] for artifact in artifacts]
     assert max(accuracies) - min(accuracies) <= 0.003
+
+
+def spoil_golden(folder: Path) -> None:
+    """Golden outputs of another model."""
+    with np.load(folder / "golden.npz") as golden:
+        arrays = dict(golden)
+    arrays["output"] = arrays["output"][::-1]
+    np.savez(folder / "golden.npz", **arrays)

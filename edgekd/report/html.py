@@ -6,7 +6,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report.charts import Bar, bars
 
-
 READERS = {
     "tflite": "the flatbuffer schema",
     "onnx": "the protobuf schema",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.artifact import sha256_of
-from edgekd.compress.quantizers import read_table
+from edgekd.compress.quantizers import output_scale, read_table
 from edgekd.dependencies import require_runtime
 from edgekd.errors import GateError, UsageError
 from edgekd.publish import MANIFEST
@@ -37,9 +37,9 @@ def verify_published(folder: Path) -> dict[str, Any]:
     if readback.problems:
         raise GateError(f"{model}: {readback.problems[0]}; the file does not hold what was learned")
     session = open_session(model)
-    worst = _worst_golden_difference(folder, session)
+    worst = _worst_golden_difference(folder, session, output_scale(table))
     if worst > limits["max_lsb"]:
-        raise GateError(f"{model}: a golden output is {worst} steps off, above {limits['max_lsb']:g}")
+        raise GateError(f"{model}: a golden output is {worst:g} steps off, above {limits['max_lsb']:g}")
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise GateError(f"{folder / name}: missing; publish it again with edgekd build")
@@ -67,11 +67,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _worst_golden_difference(folder: Path, session: Session) -> int:
+def _worst_golden_difference(folder: Path, session: Session, step: float) -> float:
+    """The largest difference of a golden output, in steps of the output's scale."""
     try:
         with np.load(folder / "golden.npz", allow_pickle=False) as golden:
             inputs, expected = golden["input"], golden["output"]
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder / 'golden.npz'}: cannot be read ({type(error).__name__})") from error
-    found = session.run(inputs)
-    return int(np.abs(found.astype(np.int64) - expected.astype(np.int64)).max())
+    difference = session.decode(session.run(inputs)) - session.decode(expected)
+    return round(float(np.abs(difference).max()) / step, 3)
