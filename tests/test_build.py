@@ -220,8 +220,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 def recipe_with_given_teacher(folder: Path, weights: Path) -> Path:
     """The digits recipe with a teacher that is not trained here."""
     text = (Path(__file__).parent.parent / "edgekd" / "recipes" / "digits.toml").read_text()
-    text = re.sub(r"\[teacher\.train\][^\[]*", "", text)
-    text = text.replace("[teacher]", f"[teacher]\nweights = {json.dumps(str(weights))}")
+    text = re.sub(r"(?m)^\[teacher\.train\][^\[]*", "", text)
+    text = text.replace("\n[teacher]", f"\n[teacher]\nweights = {json.dumps(str(weights))}")
     recipe = folder / "edgekd.toml"
     recipe.write_text(text)
     return recipe
