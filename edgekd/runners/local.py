@@ -23,9 +23,9 @@ def describe() -> dict[str, Any]:
 
 def state() -> dict[str, Any]:
     """What can change between two measurements; None where this machine does not tell."""
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    sensors = _sensor("sensors_temperatures") or {}
     temperatures = [reading.current for readings in sensors.values() for reading in readings]
-    frequency, battery = psutil.cpu_freq(), psutil.sensors_battery()
+    frequency, battery = _sensor("cpu_freq"), _sensor("sensors_battery")
     return {
         "governor": _read(CPU_FREQUENCY / "scaling_governor"),
         "frequency_mhz": frequency.current if frequency else None,
@@ -67,6 +67,14 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "error" in result:
         raise (UsageError if result["exit_code"] == UsageError.exit_code else DeviceError)(result["error"])
     return result
+
+
+def _sensor(name: str) -> Any:
+    """What psutil reads, or None where this system does not have it or its /sys lacks it."""
+    try:
+        return getattr(psutil, name)()
+    except (AttributeError, OSError, NotImplementedError):
+        return None
 
 
 def _cpu_model() -> str:
