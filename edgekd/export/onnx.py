@@ -10,9 +10,6 @@ from edgekd.compress.fold import trace
 from edgekd.errors import ExportError, first_line
 from edgekd.quiet import quiet
 
-IR_VERSION = 10
-"""ONNX Runtime 1.31 and OpenVINO 2026 both take it; newer ones are refused by older mobile runtimes."""
-
 
 def export_int8(program: nn.Module, example: torch.Tensor, file: Path, integer_input: bool) -> None:
     """Write a program with its weights stored as int8 and uint8 activations (`frozen(stored=True, unsigned=True)`).
