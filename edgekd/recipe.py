@@ -108,7 +108,38 @@ class AudioTask:
             raise ValueError(f"task.clip_seconds of {self.clip_seconds:g} is shorter than one window")
 
 
-Task = Annotated[ImageTask | AudioTask, Field(discriminator="kind")]
+@dataclass(frozen=True, config=STRICT)
+class TextAugment:
+    """Random views of a training sentence, drawn once from the seed and kept."""
+
+    views: Count = 1
+    """Versions of each sample; the first is the sample itself."""
+    drop: Share = 0.0
+    """Probability that a word becomes an unknown one."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TextTask:
+    """Text classification on token ids."""
+
+    kind: Literal["text-classification"]
+    source: FunctionReference
+    data: Path | None = None
+    args: Arguments = dataclasses.field(default_factory=dict)
+    length: Count = 32
+    """Tokens of a sample: a longer sentence is cut, a shorter one padded."""
+    vocabulary: Annotated[int, Field(ge=3)] | None = None
+    """Build a vocabulary of this many entries: padding, the unknown word, the most frequent training words."""
+    tokenizer: Path | None = None
+    """Or use this `tokenizer.json` of Hugging Face's tokenizers."""
+    augment: TextAugment = dataclasses.field(default_factory=TextAugment)
+
+    def __post_init__(self) -> None:
+        if (self.vocabulary is None) == (self.tokenizer is None):
+            raise ValueError("task: give either 'vocabulary' (words counted in the training data) or 'tokenizer'")
+
+
+Task = Annotated[ImageTask | AudioTask | TextTask, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -231,7 +262,7 @@ def load_recipe(name: str | None, overrides: Sequence[str] = ()) -> Source:
 
 def _from_here(override: str, here: Path) -> str:
     key, _, value = override.partition("=")
-    if key.strip() in ("task.data", "teacher.weights", "student.weights"):
+    if key.strip() in ("task.data", "task.tokenizer", "teacher.weights", "student.weights"):
         path = Path(value.strip().strip("\"'")).expanduser()
         return f"{key}={json.dumps(str(here / path))}"
     return override
@@ -244,9 +275,12 @@ def resolve_paths(source: Source) -> Recipe:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else (folder / path.expanduser()).resolve()
 
+    task = dataclasses.replace(recipe.task, data=absolute(recipe.task.data))
+    if isinstance(task, TextTask):
+        task = dataclasses.replace(task, tokenizer=absolute(task.tokenizer))
     return dataclasses.replace(
         recipe,
-        task=dataclasses.replace(recipe.task, data=absolute(recipe.task.data)),
+        task=task,
         teacher=dataclasses.replace(recipe.teacher, weights=absolute(recipe.teacher.weights)),
         student=dataclasses.replace(recipe.student, weights=absolute(recipe.student.weights)),
     )

@@ -14,6 +14,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # 
 
 import nncf
 import nncf.torch.quantization.extensions as nncf_extensions
+from nncf.common.quantization.structs import QuantizationScheme
 from nncf.quantization.advanced_parameters import (
     AdvancedQuantizationParameters,
     AdvancedSmoothQuantParameters,
@@ -21,14 +22,18 @@ from nncf.quantization.advanced_parameters import (
     QuantizationParameters,
 )
 from nncf.torch.function_hook import get_hook_storage
+from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
-from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer
+from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer, PTQuantizerSpec, SymmetricQuantizer
 from nncf.torch.quantization.reference import torch_executor
 
 from edgekd.quiet import quiet
 
 HOOKS_PREFIX = "__nncf_hooks."
 CONSTANT = "nncf_model_const"
+LINEAR, EMBEDDING = "linear", "embedding"
+CARRIERS = ("relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute")
+"""What a runtime does in one step with the linear layer before it, or does to 8-bit numbers as they are."""
 
 nncf.set_log_level(logging.ERROR)
 
@@ -58,10 +63,13 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
     """Insert int8 quantizers, calibrated on `calibration` (float32, shape (N, ...)), into a copy of the model.
 
     Weights are symmetric, -127 to 127, and per channel; activations are asymmetric and per tensor, because a frozen
-    per-channel activation does not exist in the exported formats. The output is quantized as well. Nothing is rescaled
-    behind the user's back: no overflow fix, no SmoothQuant, no bias correction.
+    per-channel activation does not exist in the exported formats. An embedding has one scale, so that looking up rows
+    leaves 8-bit numbers of one scale. The output is quantized as well, and so is that of every linear layer: no runtime
+    has an integer kernel for one that gives floats. Weights of one dimension, as a normalisation has, stay float.
+    Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias correction.
     """
     samples = [sample[None].clone() for sample in calibration]
+    example = torch.zeros_like(calibration[:1]).contiguous()
     scheme = AdvancedQuantizationParameters(
         overflow_fix=OverflowFix.DISABLE,
         quantize_outputs=True,
@@ -79,7 +87,8 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=scheme,
         )
-    _share_weight_quantizers(quantized, torch.zeros_like(calibration[:1]).contiguous())
+    _adapt_weight_quantizers(quantized, example)
+    _close_linear_layers(quantized, example, samples)
     return quantized
 
 
@@ -163,11 +172,95 @@ def replace_quantizers(model: nn.Module, originals: Sequence[str], replacement: 
             hooks.set_submodule(name, replacement)
 
 
-def _share_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
-    """One weight has one scale: where a layer is used twice, both uses get the same quantizer before it is trained."""
+def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
+    """One weight has one scale: where a layer is used twice, both uses get the same quantizer before it is trained.
+    An embedding gets one for its whole table; a vector gets none.
+    """
+    types = {node.node_name: node.node_type for node in build_nncf_graph(model, example).get_all_nodes()}
     for placed in quantizers_of(model, example):
-        if placed.is_weight and len(placed.hooks) > 1:
+        if not placed.is_weight:
+            continue
+        weight = model.get_parameter(placed.tensor)
+        users = {types[decode_hook_name(hook)[1]] for hook in placed.hooks}
+        if weight.ndim == 1:
+            replace_quantizers(model, placed.hooks, None)
+        elif EMBEDDING in users:
+            replace_quantizers(model, placed.hooks, _quantizer(-weight.abs().max(), weight.abs().max(), True))
+        elif len(placed.hooks) > 1:
             replace_quantizers(model, placed.hooks, placed.quantizer)
+
+
+def _close_linear_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
+    """Put a quantizer behind every linear layer that has none, with the mean of the samples' smallest and largest
+    outputs as its range, which is how the others are calibrated.
+    """
+    graph = build_nncf_graph(model, example)
+    open_layers = [
+        node.node_name
+        for node in graph.get_all_nodes()
+        if node.node_type == LINEAR and not all(_is_closed(graph, user) for user in graph.get_next_nodes(node))
+    ]
+    if not open_layers:
+        return
+    observers = {name: _Observer() for name in open_layers}
+    handles = [hooks_of(model).register_post_function_hook(name, 0, observers[name]) for name in open_layers]
+    with torch.no_grad():
+        for sample in samples:
+            model(sample)
+    for handle in handles:
+        handle.remove()
+    for name, observer in observers.items():
+        low, high = (torch.stack(values).mean() for values in (observer.lows, observer.highs))
+        hooks_of(model).register_post_function_hook(name, 0, _quantizer(low, high, False))
+
+
+class _Observer(nn.Module):
+    """Passes a tensor on and keeps its smallest and largest value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lows: list[torch.Tensor] = []
+        self.highs: list[torch.Tensor] = []
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        self.lows.append(outputs.min())
+        self.highs.append(outputs.max())
+        return outputs
+
+
+def _is_closed(graph: Any, node: Any) -> bool:
+    """Does a quantizer follow, with nothing before it that would make a runtime compute in float?"""
+    if node.node_type in CARRIERS:
+        users = graph.get_next_nodes(node)
+        return bool(users) and all(_is_closed(graph, user) for user in users)
+    return bool(node.node_type.endswith("_quantize"))
+
+
+def _quantizer(low: torch.Tensor, high: torch.Tensor, symmetric: bool) -> BaseQuantizer:
+    """A per-tensor int8 quantizer for this range: symmetric with -127 to 127, or asymmetric with 256 levels."""
+    kind, mode = (
+        (SymmetricQuantizer, QuantizationScheme.SYMMETRIC)
+        if symmetric
+        else (AsymmetricQuantizer, QuantizationScheme.ASYMMETRIC)
+    )
+    quantizer: BaseQuantizer = kind(
+        PTQuantizerSpec(
+            num_bits=8,
+            mode=mode,
+            signedness_to_force=True if symmetric else None,
+            narrow_range=symmetric,
+            half_range=False,
+            scale_shape=(1,),
+            logarithm_scale=False,
+        )
+    )
+    with torch.no_grad():
+        if isinstance(quantizer, SymmetricQuantizer):
+            quantizer.scale.fill_(high)
+        else:
+            quantizer.input_low.fill_(low)
+            quantizer.input_range.fill_(high - low)
+    return quantizer
 
 
 def hooks_of(model: nn.Module) -> Any:

@@ -47,12 +47,13 @@ class QuantizedProgram:
         """The scale of the output: one step of it is one LSB of an answer."""
         return output_scale(self.table)
 
-    def frozen(self, stored: bool, unsigned: bool = False) -> nn.Module:
+    def frozen(self, stored: bool, unsigned: bool = False, activations: bool = True) -> nn.Module:
         """A copy whose quantizers are explicit quantize and dequantize operations with the learned numbers.
 
         stored=True keeps weights as int8 with a dequantize; False keeps them float with quantize and dequantize,
         which is what LiteRT's converter wants. unsigned=True holds activations as uint8 with the zero point moved by
-        128, which is what ONNX Runtime is fast with. The values are the same in every form.
+        128, which is what ONNX Runtime is fast with. The values are the same in every form. activations=False leaves
+        activations float: then only the weights are those of the quantized program.
         """
         model = copy.deepcopy(self.model)
         places = nncf_backend.quantizers_of(self.model, self.example)
@@ -60,10 +61,13 @@ class QuantizedProgram:
             if entry.kind == "weight":
                 owner, _, leaf = placed.tensor.rpartition(".")
                 layer = model.get_submodule(owner)
-                form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
-                parametrize.register_parametrization(layer, leaf, form, unsafe=True)
-            replacement = None if entry.kind == "weight" else QuantizedActivation(entry, unsigned)
-            nncf_backend.replace_quantizers(model, placed.hooks, replacement)
+                if stored and isinstance(layer, nn.Embedding):
+                    model.set_submodule(owner, StoredEmbedding(StoredWeight(entry, layer.weight)))
+                else:
+                    form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
+                    parametrize.register_parametrization(layer, leaf, form, unsafe=True)
+            keep = entry.kind == "activation" and activations
+            nncf_backend.replace_quantizers(model, placed.hooks, QuantizedActivation(entry, unsigned) if keep else None)
         return model.eval()
 
 
@@ -82,7 +86,10 @@ class QuantizedActivation(nn.Module):
 
 
 class FakeQuantizedWeight(nn.Module):
-    """A float weight, quantized to int8 and back per channel."""
+    """A float weight, quantized to int8 and back: per channel, or with one scale where the entry has no axis."""
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
 
     def __init__(self, entry: Quantizer) -> None:
         super().__init__()
@@ -94,15 +101,22 @@ class FakeQuantizedWeight(nn.Module):
         return self.dequantize(self.quantize(weight))
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        stored: torch.Tensor = ops.quantize_per_channel(weight, *self._numbers())
+        per_tensor = self.entry.axis is None
+        quantize = ops.quantize_per_tensor if per_tensor else ops.quantize_per_channel
+        stored: torch.Tensor = quantize(weight, *self._numbers())
         return stored
 
     def dequantize(self, stored: torch.Tensor) -> torch.Tensor:
-        weight: torch.Tensor = ops.dequantize_per_channel(stored, *self._numbers())
+        per_tensor = self.entry.axis is None
+        dequantize = ops.dequantize_per_tensor if per_tensor else ops.dequantize_per_channel
+        weight: torch.Tensor = dequantize(stored, *self._numbers())
         return weight
 
     def _numbers(self) -> tuple[object, ...]:
-        return (self.scale, self.zero_point, self.entry.axis, self.entry.low, self.entry.high, torch.int8)
+        entry = self.entry
+        if entry.axis is None:
+            return (entry.scale[0], entry.zero_point[0], entry.low, entry.high, torch.int8)
+        return (self.scale, self.zero_point, entry.axis, entry.low, entry.high, torch.int8)
 
 
 class StoredWeight(FakeQuantizedWeight):
@@ -118,6 +132,17 @@ class StoredWeight(FakeQuantizedWeight):
         return self.dequantize(self.stored)
 
 
+class StoredEmbedding(nn.Module):
+    """An embedding that looks up int8 rows and dequantizes those alone."""
+
+    def __init__(self, form: StoredWeight) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.form.dequantize(nn.functional.embedding(ids, self.form.stored))
+
+
 def save_program(program: QuantizedProgram, architecture_file: Path, folder: Path) -> None:
     """Write what `load_program` needs: weights and ranges, where the quantizers sit, and the architecture."""
     state = {name: tensor.detach().contiguous().clone() for name, tensor in program.model.state_dict().items()}
@@ -128,7 +153,7 @@ def save_program(program: QuantizedProgram, architecture_file: Path, folder: Pat
 
 def load_program(folder: Path, architecture: Architecture) -> QuantizedProgram:
     """Exactly the program that was saved: the same outputs, the same table."""
-    example = example_input(architecture.input_shape)
+    example = example_input(architecture)
     model = fold_batch_norm(build(architecture, "student"), example)
     restored = nncf_backend.restore(model, json.loads((folder / "quantizers.json").read_text()))
     restored.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -151,8 +176,9 @@ def _quantizer(placed: nncf_backend.PlacedQuantizer, model: nn.Module) -> Quanti
             high=int(high) - shift,
             sources=placed.sources,
         )
-    axis = max(range(len(quantizer.scale_shape)), key=lambda dimension: quantizer.scale_shape[dimension])
-    channels = model.get_parameter(placed.tensor).shape[axis]
+    shape = tuple(quantizer.scale_shape)
+    axis = None if len(shape) == 1 else max(range(len(shape)), key=lambda dimension: shape[dimension])
+    channels = 1 if axis is None else model.get_parameter(placed.tensor).shape[axis]
     return Quantizer(
         tensor=placed.tensor,
         kind="weight",

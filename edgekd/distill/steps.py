@@ -82,13 +82,14 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
 
 
 def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> Architecture:
-    return Architecture(model, args, tuple(data.facts["input_shape"]), len(data.facts["labels"]))
+    facts = data.facts
+    return Architecture(model, args, tuple(facts["input_shape"]), len(facts["labels"]), facts["vocabulary"])
 
 
 def _model_facts(module: nn.Module, architecture: Architecture, data: Artifact) -> Facts:
     return {
         "model": architecture.model,
         "params": parameter_count(module),
-        "macs": macs(module, example_input(architecture.input_shape)),
+        "macs": macs(module, example_input(architecture)),
         "accuracy": accuracy(module, data),
     }

@@ -10,6 +10,8 @@ from edgekd.compress.fold import trace
 from edgekd.errors import ExportError, first_line
 from edgekd.quiet import quiet
 
+MATRIX = 2
+
 
 def export_int8(program: nn.Module, example: torch.Tensor, file: Path, integer_input: bool) -> None:
     """Write a program with its weights stored as int8 and uint8 activations (`frozen(stored=True, unsigned=True)`).
@@ -40,6 +42,8 @@ def _write(model: nn.Module, example: torch.Tensor, file: Path, integer_input: b
         file.unlink(missing_ok=True)
         raise ExportError(f"ONNX export: torch.onnx refused the model: {first_line(error)}") from error
     content = _tidied(content)
+    _drop_saturated_relus(content)
+    _turn_weights(content)
     if integer_input:
         _take_integers(content)
     _name_ends(content)
@@ -68,6 +72,48 @@ def _name_ends(model: Any) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _drop_saturated_relus(model: Any) -> None:
+    """Take out each Relu whose only user is a QuantizeLinear with the smallest number as zero point: that one cuts off
+    the same values, and a Relu between them keeps ONNX Runtime from fusing a matrix product with it.
+    """
+    graph = model.graph
+    constants = _constants(model)
+    for relu in [node for node in graph.node if node.op_type == "Relu"]:
+        users = [node for node in graph.node if relu.output[0] in node.input]
+        if len(users) == 1 and users[0].op_type == "QuantizeLinear" and constants[users[0].input[2]] == 0:
+            users[0].input[0] = relu.input[0]
+            graph.node.remove(relu)
+
+
+def _turn_weights(model: Any) -> None:
+    """Store a weight the way it is multiplied, where the exporter left a Transpose behind its DequantizeLinear."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    for turn in [node for node in graph.node if node.op_type == "Transpose"]:
+        dequantize = makers.get(turn.input[0])
+        if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.input[0] not in constants:
+            continue
+        weight = constants[dequantize.input[0]]
+        if len(weight.dims) != MATRIX or sum(dequantize.output[0] in node.input for node in graph.node) > 1:
+            continue
+        turned = numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name)
+        weight.CopyFrom(turned)
+        for attribute in dequantize.attribute:
+            if attribute.name == "axis":
+                attribute.i = 1 - attribute.i
+        dequantize.output[0] = turn.output[0]
+        graph.node.remove(turn)
+
+
+def _constants(model: Any) -> dict[str, Any]:
+    from onnx import numpy_helper
+
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def _tidied(model: Any) -> Any:

@@ -36,7 +36,7 @@ def export_teacher(work: Work[ExportConfig]) -> Facts:
 def _export_float(work: Work[ExportConfig], role: str) -> Path:
     deterministic(work.seed)
     module, architecture = load_module(work.inputs[role].path, role)
-    return export_float(module, example_input(architecture.input_shape), work.config.format, work.out)
+    return export_float(module, example_input(architecture), work.config.format, work.out)
 
 
 def _file_facts(file: Path) -> Facts:

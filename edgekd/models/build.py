@@ -20,26 +20,35 @@ from edgekd.references import MODELS, call
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a module again: its reference and arguments, and the task that it was built for."""
+    """How to build a module again: its reference and arguments, and the task that it was built for.
+
+    vocabulary: the number of token ids, where the inputs are such.
+    """
 
     model: str
     args: Mapping[str, Any]
     input_shape: tuple[int, ...]
     classes: int
+    vocabulary: int | None = None
 
 
 def build(architecture: Architecture, role: str) -> nn.Module:
     """Build an untrained module and check that zeros of shape (1, *input_shape) give (1, classes).
 
+    The function behind the reference is called with input_shape, classes, for token ids the vocabulary, and the args.
+
     Raises UsageError, naming `role` (teacher or student), if it does not.
     """
-    module = call(architecture.model, MODELS, architecture.input_shape, architecture.classes, args=architecture.args)
+    task = [architecture.input_shape, architecture.classes]
+    if architecture.vocabulary is not None:
+        task.append(architecture.vocabulary)
+    module = call(architecture.model, MODELS, *task, args=architecture.args)
     if not isinstance(module, nn.Module):
         raise UsageError(f"{role}: {architecture.model} returned {type(module).__name__}, not a torch.nn.Module")
     module.eval()
     try:
         with torch.no_grad():
-            outputs = module(example_input(architecture.input_shape))
+            outputs = module(example_input(architecture))
     except Exception as error:
         shape = (1, *architecture.input_shape)
         reason = first_line(error)
@@ -53,9 +62,10 @@ def build(architecture: Architecture, role: str) -> nn.Module:
     return module
 
 
-def example_input(input_shape: tuple[int, ...]) -> torch.Tensor:
-    """Zeros of shape (1, *input_shape) with plain strides, which is what exporters need."""
-    return torch.zeros(1, *input_shape)
+def example_input(architecture: Architecture) -> torch.Tensor:
+    """Zeros of shape (1, *input_shape) with plain strides, which is what exporters need: float32, or int32 for ids."""
+    dtype = torch.float32 if architecture.vocabulary is None else torch.int32
+    return torch.zeros(1, *architecture.input_shape, dtype=dtype)
 
 
 def parameter_count(module: nn.Module) -> int:

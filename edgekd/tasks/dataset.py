@@ -15,12 +15,12 @@ class Split:
     """One split of a data set.
 
     inputs: one raw sample each. Images: uint8, shape (N, height, width, channels). Audio: N waveforms, each a
-        1-D int16 array, or float in [-1, 1].
+        1-D int16 array, or float in [-1, 1]. Text: N strings.
     labels: integer class indices, shape (N,).
     names: what each sample is called in an error message, N strings, or empty.
     """
 
-    inputs: np.ndarray | Sequence[np.ndarray]
+    inputs: np.ndarray | Sequence[np.ndarray] | Sequence[str]
     labels: np.ndarray
     names: Sequence[str] = ()
 
@@ -41,15 +41,20 @@ class Dataset:
 class Prepared:
     """A data set as model inputs.
 
-    train: float32, shape (views, N, channels, height, width). test: float32, (N, channels, height, width).
+    train: float32, shape (views, N, channels, height, width), or token ids, int32, (views, N, length).
+    test: the same without views.
     golden_raw: the first GOLDEN_SAMPLES test samples as the app has them.
     preprocessing: how raw samples become model inputs, as JSON for the manifest.
+    vocabulary: how many token ids there are, or None where inputs are no ids.
+    app_files: files written beside the arrays that the app needs to prepare its inputs.
     """
 
     train: np.ndarray
     test: np.ndarray
     golden_raw: np.ndarray
     preprocessing: dict[str, object]
+    vocabulary: int | None = None
+    app_files: tuple[str, ...] = ()
 
 
 def check_labels(data: Dataset) -> None:

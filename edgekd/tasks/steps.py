@@ -4,17 +4,17 @@ import numpy as np
 
 from edgekd.artifact import Facts
 from edgekd.errors import UsageError
-from edgekd.recipe import AudioTask, ImageTask
+from edgekd.recipe import AudioTask, ImageTask, Task
 from edgekd.references import call
 from edgekd.step import Work
-from edgekd.tasks import audio, image
+from edgekd.tasks import audio, image, text
 from edgekd.tasks.dataset import Dataset, check_labels
 
 
-def prepare(work: Work[ImageTask | AudioTask]) -> Facts:
-    """Load, check and preprocess. Files: `train_inputs.npy`, float32 (views, N, channels, height, width);
-    `test_inputs.npy`, float32 (N, channels, height, width); `train_labels.npy`, `test_labels.npy`, int64 (N,);
-    `golden_raw.npy`, the first test samples as the app has them.
+def prepare(work: Work[Task]) -> Facts:
+    """Load, check and preprocess. Files: `train_inputs.npy`, float32 (views, N, channels, height, width), or int32
+    (views, N, length) for text; `test_inputs.npy`, the same without views; `train_labels.npy`, `test_labels.npy`,
+    int64 (N,); `golden_raw.npy`, the first test samples as the app has them; and what the app needs beside the model.
     """
     task = work.config
     data = call(task.source, "", task, args=task.args)
@@ -24,8 +24,10 @@ def prepare(work: Work[ImageTask | AudioTask]) -> Facts:
     rng = np.random.default_rng(work.seed)
     if isinstance(task, ImageTask):
         prepared = image.prepare(task, data, rng, work.progress)
-    else:
+    elif isinstance(task, AudioTask):
         prepared = audio.prepare(task, data, rng, work.progress)
+    else:
+        prepared = text.prepare(task, data, rng, work.progress, work.out)
     np.save(work.out / "train_inputs.npy", prepared.train)
     np.save(work.out / "train_labels.npy", np.asarray(data.train.labels, dtype=np.int64))
     np.save(work.out / "test_inputs.npy", prepared.test)
@@ -39,4 +41,6 @@ def prepare(work: Work[ImageTask | AudioTask]) -> Facts:
         "views": task.augment.views,
         "test_samples": len(data.test.labels),
         "preprocessing": prepared.preprocessing,
+        "vocabulary": prepared.vocabulary,
+        "app_files": list(prepared.app_files),
     }

@@ -34,7 +34,8 @@ def read_graph(file: Path) -> FileGraph:
         positions = {name: position for position, name in enumerate(dict.fromkeys(names))}
         quantized = _quantized(graph, constants)
         tensors = tuple(_tensor(name, position, types, constants, quantized) for name, position in positions.items())
-        nodes = tuple(_node(node, positions) for node in graph.node)
+        axes = _weight_axes(graph)
+        nodes = tuple(_node(node, positions, axes) for node in graph.node)
         inputs = tuple(positions[entry.name] for entry in graph.input if entry.name not in constants)
         result = FileGraph(tensors, nodes, inputs, tuple(positions[entry.name] for entry in graph.output))
         result.check()
@@ -60,17 +61,34 @@ def _quantized(graph: Any, constants: dict[str, np.ndarray]) -> dict[str, Quanti
         numbers = tuple(int(one) - shift for one in np.broadcast_to(np.atleast_1d(zero_point), scale.shape))
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         found[name] = (tuple(scale), numbers, int(axis) if len(scale) > 1 else None)
+    for node in graph.node:
+        if node.op_type == "Gather" and node.output[0] in found and node.input[0] in constants:
+            found[node.input[0]] = found[node.output[0]]  # rows of a table have the table's scale
     return found
 
 
-def _node(node: Any, positions: dict[str, int]) -> FileNode:
+def _weight_axes(graph: Any) -> dict[str, int]:
+    """By the output of the DequantizeLinear before it: the axis of a layer's outputs in its weight."""
+    axes = {}
+    for node in graph.node:
+        if node.op_type == "MatMul":
+            axes[node.input[1]] = 1
+        elif node.op_type == "Gemm":
+            turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            axes[node.input[1]] = 0 if turned else 1
+        elif node.op_type in ("Conv", "ConvTranspose"):
+            axes[node.input[1]] = 0 if node.op_type == "Conv" else 1
+    return axes
+
+
+def _node(node: Any, positions: dict[str, int], axes: dict[str, int]) -> FileNode:
     """Scales and zero points are not tensors of the graph here: they belong to what they scale."""
     inputs = node.input[:1] if node.op_type in (QUANTIZE, DEQUANTIZE) else node.input
     return FileNode(
         node.op_type,
         tuple(positions[name] for name in inputs if name),
         tuple(positions[name] for name in node.output if name),
-        0 if node.op_type == DEQUANTIZE else None,
+        axes.get(node.output[0]) if node.op_type == DEQUANTIZE else None,
     )
 
 

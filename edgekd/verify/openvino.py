@@ -15,7 +15,7 @@ DTYPES = {
 }  # fmt: skip
 UNSIGNED_OFFSET = 128
 """An int8 number and the uint8 number that stands for the same real value differ by this much."""
-DEQUANTIZING = ("Convert", "Subtract", "Multiply")
+DEQUANTIZING = ("Gather", "Convert", "Subtract", "Multiply")
 LARGEST_XML = 1 << 28
 
 Port = tuple[str, str]

@@ -57,7 +57,7 @@ class _Search:
         sources = frozenset[int]().union(*(self.reached.get(tensor.index, frozenset()) for tensor in tensors))
         for index in node.outputs:
             output = self.graph.tensors[index]
-            only_moved = len(sources) == 1 and not weights and any(_same_bits(tensor, output) for tensor in tensors)
+            only_moved = len(sources) == 1 and any(_same_bits(tensor, output) for tensor in tensors)
             if only_moved or not output.scale:
                 self.reached[index] = sources
             else:

@@ -1,0 +1,161 @@
+"""Text classification: sentences to token ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekd.config import read_text
+from edgekd.errors import UsageError, first_line
+from edgekd.recipe import TextTask
+from edgekd.step import Progress
+from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+PADDING_NAMES = (PADDING, "<pad>", "<PAD>")
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def tsv_folder(task: TextTask, *, names: Sequence[str] = ()) -> Dataset:
+    """Read `train.tsv` and `test.tsv` of the folder `task.data`: one `sentence<TAB>label` a line, no header.
+
+    Classes are the labels found, in sorted order; `names` gives them readable names in that order.
+
+    Raises UsageError for a folder without these files, and for the first line that is not a sentence and a label.
+    """
+    if task.data is None:
+        raise UsageError("task.data: no folder given; add --set task.data=FOLDER with train.tsv and test.tsv in it")
+    if not task.data.is_dir():
+        raise UsageError(f"task.data: {task.data} is not a folder; point it at the folder with the TSV files")
+    rows = {name: _read_tsv(task.data / f"{name}.tsv") for name in ("train", "test")}
+    labels = sorted({label for split in rows.values() for _, label, _ in split})
+    if names and len(names) != len(labels):
+        raise UsageError(f"task.args.names: {len(names)} names for the {len(labels)} labels {', '.join(labels)}")
+
+    def split(name: str) -> Split:
+        return Split(
+            inputs=[sentence for sentence, _, _ in rows[name]],
+            labels=np.array([labels.index(label) for _, label, _ in rows[name]], dtype=np.int64),
+            names=[place for _, _, place in rows[name]],
+        )
+
+    return Dataset(split("train"), split("test"), tuple(names or labels))
+
+
+def _read_tsv(file: Path) -> list[tuple[str, str, str]]:
+    """Sentence, label and place of every line."""
+    rows = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        sentence, tab, label = line.rpartition("\t")
+        if not tab or not sentence.strip() or not label.strip():
+            raise UsageError(f"{file}, line {number}: not a sentence, a tab and a label")
+        rows.append((sentence, label.strip(), f"line {number}"))
+    return rows
+
+
+def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: Progress, out: Path) -> Prepared:
+    """Check the sentences, find or build the tokenizer, encode, draw the views. File: `tokenizer.json`, in `out`.
+
+    Raises UsageError naming the split and the sample at fault, or if the tokenizer cannot be used.
+    """
+    train, test = check_sentences("train", data.train), check_sentences("test", data.test)
+    if task.tokenizer is None:
+        tokenizer = _word_tokenizer(train, task.vocabulary or 0)
+    else:
+        tokenizer = _given_tokenizer(task.tokenizer)
+    padding = _padding_id(tokenizer)
+    tokenizer.enable_truncation(task.length)
+    tokenizer.enable_padding(length=task.length, pad_id=padding, pad_token=tokenizer.id_to_token(padding))
+    views = [_encode(tokenizer, train)]
+    unknown = tokenizer.token_to_id(UNKNOWN)
+    for view in range(1, task.augment.views):
+        progress(view, task.augment.views, "views")
+        views.append(_dropped(task, views[0], padding, padding if unknown is None else unknown, rng))
+    tokenizer.save(str(out / TOKENIZER_FILE))
+    return Prepared(
+        train=np.stack(views),
+        test=_encode(tokenizer, test),
+        golden_raw=np.array(test[:GOLDEN_SAMPLES]),
+        preprocessing=_describe(task, tokenizer, padding),
+        vocabulary=tokenizer.get_vocab_size(),
+        app_files=(TOKENIZER_FILE,),
+    )
+
+
+def check_sentences(split_name: str, split: Split) -> list[str]:
+    """The sentences as they are. Raises UsageError for one that is not text or is blank, naming it."""
+    for index, sentence in enumerate(split.inputs):
+        name = f"data: {split_name} {split.name(index)}"
+        if not isinstance(sentence, str):
+            raise UsageError(f"{name} is {type(sentence).__name__}; give a string")
+        if not sentence.strip():
+            raise UsageError(f"{name} is blank; leave it out")
+    return [str(sentence) for sentence in split.inputs]
+
+
+def _word_tokenizer(sentences: Sequence[str], size: int) -> "Tokenizer":
+    """Lower-case words and runs of other characters; the most frequent of the training split have an id."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.trainers import WordLevelTrainer
+
+    tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = Lowercase(), Whitespace()
+    trainer = WordLevelTrainer(vocab_size=size, special_tokens=[PADDING, UNKNOWN], show_progress=False)
+    tokenizer.train_from_iterator(sentences, trainer)
+    return tokenizer
+
+
+def _given_tokenizer(file: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+        raise UsageError(f"task.tokenizer: {file} is not a tokenizer.json ({first_line(error)})") from error
+
+
+def _padding_id(tokenizer: "Tokenizer") -> int:
+    if tokenizer.padding is not None:
+        return int(tokenizer.padding["pad_id"])
+    found = [number for name in PADDING_NAMES if (number := tokenizer.token_to_id(name)) is not None]
+    if not found:
+        raise UsageError(f"task.tokenizer: it has no padding token; add {PADDING} to it")
+    return found[0]
+
+
+def _encode(tokenizer: "Tokenizer", sentences: Sequence[str]) -> np.ndarray:
+    return np.array([entry.ids for entry in tokenizer.encode_batch(list(sentences))], dtype=np.int32)
+
+
+def _dropped(task: TextTask, ids: np.ndarray, padding: int, unknown: int, rng: np.random.Generator) -> np.ndarray:
+    """A view in which each word is an unknown one with the task's probability."""
+    hit = (rng.random(ids.shape) < task.augment.drop) & (ids != padding)
+    return np.where(hit, np.int32(unknown), ids)
+
+
+def _describe(task: TextTask, tokenizer: "Tokenizer", padding: int) -> dict[str, object]:
+    """The whole way from a sentence to model input, as JSON, for whoever writes it again in an app."""
+    words = [
+        "lower case",
+        r"split into runs of word characters and runs of other characters that are not white space: \w+|[^\w\s]+",
+        f"look each piece up in {TOKENIZER_FILE} (model.vocab); one that is not there is {UNKNOWN}",
+    ]
+    return {
+        "input": "token ids",
+        "steps": [
+            *(words if task.tokenizer is None else [f"encode with {TOKENIZER_FILE} (Hugging Face tokenizers)"]),
+            f"keep the first {task.length} ids; append {padding} to fewer",
+        ],
+        "tokenizer": TOKENIZER_FILE,
+        "vocabulary": tokenizer.get_vocab_size(),
+        "length": task.length,
+        "padding_id": padding,
+        "unknown_id": tokenizer.token_to_id(UNKNOWN),
+    }
