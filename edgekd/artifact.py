@@ -19,7 +19,7 @@ class State:
     """What an artifact is. In a requirement, None stands for anything."""
 
     format: str | None
-    precision: Literal["float32", "qat", "int8"] | None = None
+    precision: Literal["float32", "float16", "qat", "int8", "int8-weights"] | None = None
     structure: Literal["dense", "pruned"] | None = None
 
     def meets(self, required: "State") -> bool:

@@ -143,6 +143,7 @@ def _contents(
         **{name: (export, name) for name in export.facts["files"]},
         "golden.npz": (checks, "golden.npz"),
         **{f"float32/{name}": (float_export, name) for name in float_export.facts["files"]},
+        **{name: (data, name) for name in data.facts["app_files"]},
     }
     for name in target.all_measurements:
         if "samples.npy" in artifacts[name].files:
@@ -160,7 +161,7 @@ def _contents(
         "task": data.facts["task"],
         "labels": data.facts["labels"],
         "input": {**checks.facts["input"], "preprocessing": _app_input(data, checks)},
-        "output": {**checks.facts["output"], "meaning": "logits; the largest is the answer"},
+        "output": {**checks.facts["output"], "meaning": f"{target.target.output}; the largest is the answer"},
         "accuracy": checks.facts["accuracy"],
         "parity": {**checks.facts["parity"], "limits": vars(target.target.parity)},
         "quantizers": table,
@@ -176,7 +177,12 @@ def _contents(
 def _app_input(data: Artifact, checks: Artifact) -> dict[str, Any]:
     """The preprocessing as the app does it: for pixels, the int8 input is the pixel moved by a whole number."""
     preprocessing = dict(data.facts["preprocessing"])
-    if preprocessing["input"] == "raw pixels":
+    if preprocessing["input"] == "raw pixels" and not checks.facts["input"]["scale"]:
+        preprocessing["to_input"] = f"{checks.facts['input']['dtype']} value = pixel"
+        preprocessing["note"] = "the model does the normalisation (pixel - mean) / std itself"
+    elif preprocessing["input"] == "token ids":
+        preprocessing["to_input"] = "the token ids themselves"
+    elif preprocessing["input"] == "raw pixels":
         offset = checks.facts["input"]["zero_point"] - preprocessing["mean"]
         preprocessing["to_input"] = f"{checks.facts['input']['dtype']} value = pixel {offset:+d}"
         preprocessing["note"] = "the normalisation (pixel - mean) / std is the scale and zero point of the input"

@@ -11,14 +11,24 @@ QUANTIZING = (*TRAINING, "nncf")
 EXPORTING = {
     "tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers"),
     "onnx": ("onnx", "onnxscript"),
+    "ort": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
+    "coreml": ("coremltools",),
 }
-RUNTIMES = {
+RUNTIMES: dict[str, tuple[str, ...]] = {
     "ai-edge-litert": ("ai-edge-litert", "flatbuffers"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "openvino": ("openvino",),
+    "coreml": ("coremltools",),
+    "tflite-runtime": ("flatbuffers",),
 }
-EXTRAS = {"ai-edge-litert": "tflite", "onnxruntime": "onnx", "openvino": "openvino"}
+EXTRAS = {
+    "ai-edge-litert": "tflite",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "coreml": "coreml",
+    "tflite-runtime": "tflite",
+}
 """The extra that brings a runtime."""
 
 

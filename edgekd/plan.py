@@ -26,7 +26,7 @@ from edgekd.step_configs import (
     StudentConfig,
     VerifyConfig,
 )
-from edgekd.target import Target, load_target
+from edgekd.target import Precision, Target, load_target, target_label
 
 COMPARISON_PROTOCOL = "rapid"
 
@@ -74,7 +74,7 @@ def make_plan(
     Raises UsageError for an unknown target or device, data or modules that are missing, or steps that do not fit
     each other; DependencyError for packages that are not installed.
     """
-    targets = [(name, load_target(name)) for name in dict.fromkeys(target_names)]
+    targets = [(target_label(name), load_target(name)) for name in dict.fromkeys(target_names)]
     steps = _training_steps(recipe)
     plans = []
     for name, target in targets:
@@ -147,80 +147,88 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
 def _target_steps(
     name: str, target: Target, recipe: Recipe, devices: Iterable[str]
 ) -> tuple[dict[str, Step], TargetPlan]:
-    modules = (module_of(recipe.student.model, MODELS),)
-    exporting, runtime = EXPORTING[target.format], RUNTIMES[target.runtime]
-    export_name, float_name = f"export[{target.format} {target.precision}]", f"export[{target.format} float32]"
-    teacher_name = f"export[{target.format} float32 teacher]"
-    exported = State(target.format, target.precision, None)
+    student = (module_of(recipe.student.model, MODELS),)
+    runtime = RUNTIMES[target.runtime]
+    export, float_export = _export_step(target, target.precision, recipe), _export_step(target, "float32", recipe)
+    teacher_export = _teacher_export_step(target, recipe)
     checks = Step(
         f"verify[{name}]",
         "edgekd.verify.steps:verify_export",
-        VerifyConfig(target.parity, target.coverage, recipe.budgets),
+        VerifyConfig(target.runtime, target.precision, target.output, target.parity, target.coverage, recipe.budgets),
         State("checks"),
         inputs={
-            "export": export_name,
-            "float": float_name,
+            "export": export.name,
+            "float": float_export.name,
             "program": "program",
             "student": "student",
             "teacher": "teacher",
             "data": "data",
         },
-        requires={"export": exported, "float": State(target.format, "float32"), "program": State("torch", "qat")},
+        requires={
+            "export": State(target.format, target.precision),
+            "float": State(target.format, "float32"),
+            "program": State("torch", "qat"),
+        },
         packages=(*QUANTIZING, *runtime),
-        modules=modules,
+        modules=student,
     )
-    steps = [
-        Step(
-            export_name,
-            "edgekd.export.steps:export_quantized",
-            ExportConfig(target.format, target.precision),
-            State(target.format, target.precision, "dense"),
-            inputs={"program": "program", "data": "data"},
-            requires={"program": State("torch", "qat"), "data": State("dataset")},
-            packages=(*QUANTIZING, *exporting),
-            modules=modules,
-        ),
-        Step(
-            float_name,
-            "edgekd.export.steps:export_student",
-            ExportConfig(target.format, "float32"),
-            State(target.format, "float32", "dense"),
-            inputs={"student": "student"},
-            requires={"student": State("torch", "float32")},
-            packages=(*TRAINING, *exporting),
-            modules=modules,
-        ),
-        Step(
-            teacher_name,
-            "edgekd.export.steps:export_teacher",
-            ExportConfig(target.format, "float32"),
-            State(target.format, "float32", "dense"),
-            inputs={"teacher": "teacher"},
-            requires={"teacher": State("torch", "float32")},
-            packages=(*TRAINING, *exporting),
-            modules=(module_of(recipe.teacher.model, MODELS),),
-        ),
-        checks,
-    ]
-    measured: dict[str, list[str]] = {export_name: [], float_name: [], teacher_name: []}
+    steps = [export, float_export, checks]
+    measured: dict[str, list[str]] = {"exported": [], "student": [], "teacher": []}
     for device in devices:
         load_device(device)
-        for source in measured:
-            checked = (name, checks.name) if source == export_name else None
-            step = _measure_step(source, device, target, recipe, checked)
-            measured[source].append(step.name)
+        local.require(target.runtime)
+        if teacher_export not in steps:
+            steps.append(teacher_export)
+        for role, source in (("exported", export), ("student", float_export), ("teacher", teacher_export)):
+            checked = (name, checks.name) if role == "exported" else None
+            step = _measure_step(source.name, device, target, recipe, checked)
+            measured[role].append(step.name)
             steps.append(step)
     plan = TargetPlan(
         name=name,
         target=target,
-        export=export_name,
-        float_export=float_name,
+        export=export.name,
+        float_export=float_export.name,
         checks=checks.name,
-        measurements=tuple(measured[export_name]),
-        student_measurements=tuple(measured[float_name]),
-        teacher_measurements=tuple(measured[teacher_name]),
+        measurements=tuple(measured["exported"]),
+        student_measurements=tuple(measured["student"]),
+        teacher_measurements=tuple(measured["teacher"]),
     )
     return {step.name: _seeded(step, recipe.seed) for step in steps}, plan
+
+
+def _export_step(target: Target, precision: Precision, recipe: Recipe) -> Step:
+    """The student in a precision: a float one as it was distilled, an integer one from the quantized program."""
+    integers = precision in ("int8", "int8-weights")
+    source, state = ("program", "qat") if integers else ("student", "float32")
+    return Step(
+        f"export[{_described(target, precision)}]",
+        f"edgekd.export.steps:{'export_quantized' if integers else 'export_student'}",
+        ExportConfig(target.format, precision, target.output, recipe.name),
+        State(target.format, precision, "dense"),
+        inputs={source: source, "data": "data"},
+        requires={source: State("torch", state), "data": State("dataset")},  # type: ignore[arg-type]
+        packages=(*(QUANTIZING if integers else TRAINING), *EXPORTING[target.format]),
+        modules=(module_of(recipe.student.model, MODELS),),
+    )
+
+
+def _teacher_export_step(target: Target, recipe: Recipe) -> Step:
+    return Step(
+        f"export[{_described(target, 'float32')} teacher]",
+        "edgekd.export.steps:export_teacher",
+        ExportConfig(target.format, "float32", target.output, recipe.name),
+        State(target.format, "float32", "dense"),
+        inputs={"teacher": "teacher", "data": "data"},
+        requires={"teacher": State("torch", "float32"), "data": State("dataset")},
+        packages=(*TRAINING, *EXPORTING[target.format]),
+        modules=(module_of(recipe.teacher.model, MODELS),),
+    )
+
+
+def _described(target: Target, precision: Precision) -> str:
+    words = (target.format, precision, "" if target.output == "logits" else target.output)
+    return " ".join(word for word in words if word)
 
 
 def _measure_step(source: str, device: str, target: Target, recipe: Recipe, checked: tuple[str, str] | None) -> Step:
@@ -228,12 +236,12 @@ def _measure_step(source: str, device: str, target: Target, recipe: Recipe, chec
     the target and the step that checks it); the models that it is compared with by a shorter one.
     """
     inputs = {"export": source, "data": "data"}
-    what = checked[0] if checked else source.removeprefix("export[").removesuffix("]")
+    what = checked[0] if checked else f"{source.removeprefix('export[').removesuffix(']')} in {target.runtime}"
     protocol = recipe.measure.protocol if checked else COMPARISON_PROTOCOL
     return Step(
         f"measure[{what} on {device}]",
         "edgekd.bench.steps:measure_export",
-        MeasureConfig(device, protocol, local.describe()),
+        MeasureConfig(target.runtime, device, protocol, local.describe()),
         State("measurement"),
         inputs={**inputs, "checks": checked[1]} if checked else inputs,
         requires={"export": State(target.format), "data": State("dataset")},

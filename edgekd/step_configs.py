@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from edgekd.recipe import Budgets, Distillation, Quantization, Student
-from edgekd.target import CoverageLimits, ParityLimits
+from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,21 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The format and the precision to write."""
+    """The format and the precision to write, what comes out, and the name that the file gives itself."""
 
-    format: str
-    precision: str
+    format: Format
+    precision: Precision
+    output: Literal["logits", "probabilities"]
+    name: str
 
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """The limits that an exported file is held to."""
+    """What an exported file is opened with, and the limits that it is held to."""
 
+    runtime: Runtime
+    precision: Precision
+    output: Literal["logits", "probabilities"]
     parity: ParityLimits
     coverage: CoverageLimits
     budgets: Budgets
@@ -44,8 +49,9 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """Where to measure, and by which protocol. A number from one machine is not taken for another's."""
+    """What is measured where, and by which protocol. A number from one machine is not taken for another's."""
 
+    runtime: Runtime
     device: str
     protocol: str
     machine: Mapping[str, Any]

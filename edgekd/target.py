@@ -1,5 +1,6 @@
 """What to make: one TOML file in `targets/` a target."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,6 +10,19 @@ from edgekd.config import STRICT, nearest, read_config, read_text
 from edgekd.errors import UsageError
 from edgekd.resources import TARGETS
 
+Format = Literal["tflite", "onnx", "ort", "openvino", "coreml"]
+Runtime = Literal["ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino", "coreml"]
+Precision = Literal["float32", "float16", "int8", "int8-weights"]
+
+FORMATS: dict[Runtime, tuple[Format, ...]] = {
+    "ai-edge-litert": ("tflite",),
+    "tflite-runtime": ("tflite",),
+    "onnxruntime": ("onnx", "ort"),
+    "openvino": ("openvino",),
+    "coreml": ("coreml",),
+}
+"""What each runtime opens."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class ParityLimits:
@@ -16,8 +30,10 @@ class ParityLimits:
 
     agreement: Annotated[float, Field(ge=0, le=1)]
     """Smallest share of samples with the same answer."""
-    max_lsb: Annotated[float, Field(gt=0)]
-    """Largest difference of an output, in steps of the output's scale."""
+    max_lsb: Annotated[float, Field(gt=0)] | None = None
+    """Largest difference of an output in steps of its scale, for full-integer models."""
+    max_abs_diff: Annotated[float, Field(gt=0)] | None = None
+    """Largest difference of an output, for the others."""
     samples: Annotated[int, Field(ge=1)] = 200
     """Fewest real samples to compare on; the whole test split is used where it is larger."""
 
@@ -32,25 +48,47 @@ class CoverageLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class Target:
-    """A format, the runtime that loads it, its precision, and the limits it is held to."""
+    """A format, the runtime that loads it, its precision, and the limits it is held to.
+
+    precision: `int8` is full integer; `int8-weights` has the learned int8 weights and float activations; `float16` has
+    weights in half precision, and computes in it where the format says so itself (Core ML).
+    output: what the numbers that come out are.
+    """
 
     title: str
-    format: Literal["tflite", "onnx", "openvino"]
-    runtime: Literal["ai-edge-litert", "onnxruntime", "openvino"]
-    precision: Literal["int8"]
+    format: Format
+    runtime: Runtime
+    precision: Precision
+    output: Literal["logits", "probabilities"]
     parity: ParityLimits
     coverage: CoverageLimits
     devices: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS[self.runtime]:
+            known = ", ".join(name for name, formats in FORMATS.items() if self.format in formats)
+            raise ValueError(f"runtime: {self.runtime} does not open {self.format} files; known: {known}")
+        wanted = "max_lsb" if self.precision == "int8" else "max_abs_diff"
+        if getattr(self.parity, wanted) is None:
+            raise ValueError(f"parity: {self.precision} needs '{wanted}'; add it")
 
 
 def target_names() -> list[str]:
     return sorted(file.stem for file in TARGETS.glob("*.toml"))
 
 
+def target_label(name: str) -> str:
+    """What a target is called: for a file, its name without the suffix."""
+    return Path(name).stem if name.endswith(".toml") else name
+
+
 def load_target(name: str) -> Target:
-    """Read a target by its name; raises UsageError, with the nearest name, if there is none."""
+    """Read a target by its name, or from a TOML file of the user's.
+
+    Raises UsageError, with the nearest name, if there is none, or if the file does not hold together.
+    """
     names = target_names()
-    if name not in names:
+    file = Path(name) if name.endswith(".toml") else TARGETS / f"{name}.toml"
+    if file.parent == TARGETS and name not in names:
         raise UsageError(f"target '{name}' is not known; {nearest(name, names)}")
-    file = TARGETS / f"{name}.toml"
     return read_config(Target, read_text(file), str(file))

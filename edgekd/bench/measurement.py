@@ -69,6 +69,7 @@ def measure(
     Raises UsageError if `model` is not a model, DeviceError if the runtime refuses it or crashes.
     """
     profile = load_device(device)
+    local.require(runtime_for(model))
     for attempt in range(1, ATTEMPTS + 1):
         before = local.state()
         with tempfile.TemporaryDirectory(prefix="edgekd-") as place:

@@ -10,6 +10,7 @@ from edgekd.bench.protocol import PROTOCOLS
 from edgekd.runtimes import open_session
 from edgekd.step import Work
 from edgekd.step_configs import MeasureConfig
+from edgekd.tasks.dataset import raw_pixels
 
 
 def measure_export(work: Work[MeasureConfig]) -> Facts:
@@ -20,13 +21,14 @@ def measure_export(work: Work[MeasureConfig]) -> Facts:
     export = work.inputs["export"]
     if export.facts["file"] is None:
         return {"skipped": export.facts["why"]}
-    file = export.file(export.facts["file"])
-    sample = np.load(work.inputs["data"].file("test_inputs.npy"), mmap_mode="r")[:1]
+    file = export.path / str(export.facts["file"])
+    data = work.inputs["data"]
+    sample = np.load(data.file("test_inputs.npy"), mmap_mode="r")[:1]
     measurement = measure(
         file,
         work.config.device,
         PROTOCOLS[work.config.protocol],
-        [open_session(file).encode(sample)],
+        [open_session(file, runtime=work.config.runtime).encode(sample, raw_pixels(data.facts["preprocessing"]))],
         work.out / "samples.npy",
         work.progress,
     )

@@ -70,6 +70,14 @@ class QuantizedProgram:
             nncf_backend.replace_quantizers(model, placed.hooks, QuantizedActivation(entry, unsigned) if keep else None)
         return model.eval()
 
+    def weights_only(self) -> nn.Module:
+        """A copy of the trained model with its activations float."""
+        model = copy.deepcopy(self.model)
+        for entry, placed in zip(self.table, nncf_backend.quantizers_of(self.model, self.example), strict=True):
+            if entry.kind == "activation":
+                nncf_backend.replace_quantizers(model, placed.hooks, None)
+        return model.eval()
+
 
 class QuantizedActivation(nn.Module):
     """Quantize to int8, or to uint8 with all numbers moved by 128, and back, per tensor."""

@@ -20,6 +20,7 @@ from edgekd.models.evaluate import accuracy
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import QuantizeConfig
+from edgekd.tasks.dataset import raw_pixels
 
 
 def quantize_student(work: Work[QuantizeConfig]) -> Facts:
@@ -51,9 +52,9 @@ def restore_program(artifact: Artifact) -> QuantizedProgram:
 
 def _input_range(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
     """For raw pixels, the normalised values of 0 and 255: then an int8 input is the pixel moved by a whole number."""
-    if preprocessing["input"] != "raw pixels":
+    if (pixels := raw_pixels(preprocessing)) is None:
         return None
-    mean, std = preprocessing["mean"], preprocessing["std"]
+    mean, std = pixels
     return (0 - mean) / std, (255 - mean) / std
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekd import __version__
+from edgekd.tasks.dataset import raw_pixels
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Card:
     labels: tuple[str, ...]
     output: Literal["logits", "probabilities"]
     preprocessing: Mapping[str, Any]
+
+    @property
+    def pixels(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the normalisation, where the app hands over raw pixels of 0 to 255."""
+        return raw_pixels(self.preprocessing)
 
     def properties(self) -> dict[str, str]:
         """Name -> text, for formats whose metadata is a list of pairs."""

@@ -1,4 +1,4 @@
-"""A quantized program or a float model in the format of a target."""
+"""A quantized program or a float model in the format and the precision of a target."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,44 +11,102 @@ from torch import nn
 from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.program import QuantizedProgram
 from edgekd.export import onnx, openvino, tflite
-from edgekd.target import Target
+from edgekd.export.card import Card
+from edgekd.target import Format, Precision, Target
 
-MODEL_FILE = {"tflite": "model.tflite", "onnx": "model.onnx", "openvino": "model.xml"}
+MODEL_FILE: dict[Format, str] = {
+    "tflite": "model.tflite",
+    "onnx": "model.onnx",
+    "ort": "model.ort",
+    "openvino": "model.xml",
+    "coreml": "model.mlpackage",
+}
 
 
-def export(program: QuantizedProgram, target: Target, folder: Path, raw_pixels: bool = False) -> Path:
+def export(program: QuantizedProgram, target: Target, folder: Path, card: Card) -> Path:
     """Write the program in the target's format and precision into `folder`; returns the file.
 
-    raw_pixels: the input's quantizer is the pixel grid, so that a format with a float input can take uint8 instead.
+    Raises ExportError with the converter's reason, ValueError for a float target: see `export_float`.
+    """
+    return export_program(program, target.format, target.precision, folder, card)
+
+
+def export_program(
+    program: QuantizedProgram, format_name: Format, precision: Precision, folder: Path, card: Card
+) -> Path:
+    """Write the quantized program: `int8`, full integer, or `int8-weights`, its weights alone.
+
     Raises ExportError with the converter's reason.
     """
-    return export_program(program, target.format, folder, raw_pixels)
+    if precision not in ("int8", "int8-weights"):
+        raise ValueError(f"a quantized program cannot be written as {precision}")
+    integers = precision == "int8"
+    if format_name == "tflite":
+        model = program.frozen(stored=False, activations=integers)
+    else:
+        model = program.frozen(stored=True, unsigned=format_name != "coreml", activations=integers)
+    return _write(model, program.example, format_name, precision, folder, card)
 
 
-def export_program(program: QuantizedProgram, format_name: str, folder: Path, raw_pixels: bool = False) -> Path:
-    """Write the quantized program in full integer. Raises ExportError with the converter's reason."""
+def export_float(
+    model: nn.Module, example: torch.Tensor, format_name: Format, precision: Precision, folder: Path, card: Card
+) -> Path:
+    """Write a float model, batch norm folded, as `float32` or `float16`.
+
+    Raises ExportError with the converter's reason.
+    """
+    return _write(fold_batch_norm(model, example), example, format_name, precision, folder, card)
+
+
+def _write(
+    model: nn.Module, example: torch.Tensor, format_name: Format, precision: Precision, folder: Path, card: Card
+) -> Path:
     file = folder / MODEL_FILE[format_name]
+    if card.output == "probabilities":
+        model = _Probabilities(model)
+    if format_name == "coreml":
+        from edgekd.export import coreml
+
+        coreml.export(model, example, file, card, half=precision != "float32", pixels=card.pixels)
+        return file
+    if card.pixels is not None and precision != "int8":
+        model = _FromPixels(model, *card.pixels)
+        example = torch.zeros(example.shape, dtype=torch.float32 if format_name == "tflite" else torch.uint8)
     if format_name == "tflite":
-        tflite.export_int8(program.frozen(stored=False), program.example, file)
+        tflite.export(model, example, file, precision, card)
         return file
     with _onnx_of(file) as onnx_file:
-        onnx.export_int8(program.frozen(stored=True, unsigned=True), program.example, onnx_file, raw_pixels)
+        onnx.export(model, example, onnx_file, precision, card)
         if format_name == "openvino":
-            openvino.convert(onnx_file, file)
+            openvino.convert(onnx_file, file, half=precision == "float16", card=card)
+        elif format_name == "ort":
+            from edgekd.export import ort
+
+            ort.convert(onnx_file, file)
     return file
 
 
-def export_float(model: nn.Module, example: torch.Tensor, format_name: str, folder: Path) -> Path:
-    """Write a float32 model, batch norm folded. Raises ExportError with the converter's reason."""
-    file, folded = folder / MODEL_FILE[format_name], fold_batch_norm(model, example)
-    if format_name == "tflite":
-        tflite.export_float32(folded, example, file)
-        return file
-    with _onnx_of(file) as onnx_file:
-        onnx.export_float32(folded, example, onnx_file)
-        if format_name == "openvino":
-            openvino.convert(onnx_file, file)
-    return file
+class _Probabilities(nn.Module):
+    """A model with its logits made probabilities."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.model(inputs), dim=1)
+
+
+class _FromPixels(nn.Module):
+    """A model with the normalisation of raw pixels in front of it."""
+
+    def __init__(self, model: nn.Module, mean: float, std: float) -> None:
+        super().__init__()
+        self.model, self.mean, self.std = model, mean, std
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.model((pixels.float() - self.mean) / self.std)
+        return outputs
 
 
 @contextmanager

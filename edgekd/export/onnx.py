@@ -8,27 +8,19 @@ from torch import nn
 
 from edgekd.compress.fold import trace
 from edgekd.errors import ExportError, first_line
+from edgekd.export.card import Card
 from edgekd.quiet import quiet
+from edgekd.target import Precision
 
 MATRIX = 2
 
 
-def export_int8(program: nn.Module, example: torch.Tensor, file: Path, integer_input: bool) -> None:
-    """Write a program with its weights stored as int8 and uint8 activations (`frozen(stored=True, unsigned=True)`).
+def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Precision, card: Card) -> None:
+    """Write a float model, or a program with stored weights and uint8 activations (`frozen(stored=True,
+    unsigned=True)`): batch 1, channels first, all data inside the file, float output.
 
-    The output is float. integer_input: leave out the input's quantize operation, so that the app hands over uint8.
-    Raises ExportError with the exporter's reason.
+    A full-integer model of raw pixels takes them as they are: uint8. Raises ExportError with the exporter's reason.
     """
-    _write(program, example, file, integer_input)
-
-
-def export_float32(model: nn.Module, example: torch.Tensor, file: Path) -> None:
-    """Write a float32 model. Raises ExportError with the exporter's reason."""
-    _write(model, example, file, integer_input=False)
-
-
-def _write(model: nn.Module, example: torch.Tensor, file: Path, integer_input: bool) -> None:
-    """Batch 1 fixed, channels first, all data inside the file."""
     program = trace(model, example)
     try:
         with quiet(), torch.no_grad():
@@ -44,9 +36,12 @@ def _write(model: nn.Module, example: torch.Tensor, file: Path, integer_input: b
     content = _tidied(content)
     _drop_saturated_relus(content)
     _turn_weights(content)
-    if integer_input:
+    if precision == "int8" and card.pixels is not None:
         _take_integers(content)
+    if precision == "float16":
+        _halve(content)
     _name_ends(content)
+    onnx.helper.set_model_props(content, card.properties())
     onnx.checker.check_model(content, full_check=True)
     onnx.save(content, str(file))
 
@@ -108,6 +103,24 @@ def _turn_weights(model: Any) -> None:
                 attribute.i = 1 - attribute.i
         dequantize.output[0] = turn.output[0]
         graph.node.remove(turn)
+
+
+def _halve(model: Any) -> None:
+    """Keep weights in half precision with a Cast behind each, which a runtime does once, when it loads the file."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < MATRIX:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
 
 
 def _constants(model: Any) -> dict[str, Any]:

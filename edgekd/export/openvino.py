@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import ExportError, first_line
+from edgekd.export.card import Card
 from edgekd.quiet import quiet
 
 
-def convert(onnx_file: Path, file: Path) -> None:
-    """Write `file` (.xml) and its .bin beside it; constants keep their precision.
+def convert(onnx_file: Path, file: Path, half: bool, card: Card) -> None:
+    """Write `file` (.xml) and its .bin beside it; float constants keep their precision, or are halved.
 
     Raises ExportError with the converter's reason.
     """
@@ -18,7 +19,9 @@ def convert(onnx_file: Path, file: Path) -> None:
 
             model = openvino.convert_model(str(onnx_file))
             _name_layers(model)
-            openvino.save_model(model, str(file), compress_to_fp16=False)
+            for name, text in card.properties().items():
+                model.set_rt_info(text, name.split("."))
+            openvino.save_model(model, str(file), compress_to_fp16=half)
     except Exception as error:
         for part in (file, file.with_suffix(".bin")):
             part.unlink(missing_ok=True)

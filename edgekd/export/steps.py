@@ -2,26 +2,29 @@
 
 from pathlib import Path
 
-from edgekd.artifact import Facts
+from edgekd.artifact import Artifact, Facts
 from edgekd.compress.steps import restore_program
 from edgekd.errors import ExportError
+from edgekd.export.card import Card
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.build import example_input, load_module
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import ExportConfig
 
+FOR_READERS = "steps"
+"""What the preprocessing says in words; the app needs the numbers."""
+
 
 def export_quantized(work: Work[ExportConfig]) -> Facts:
     """Write the quantized program. File: the model."""
     deterministic(work.seed)
-    program = restore_program(work.inputs["program"])
-    raw_pixels = work.inputs["data"].facts["preprocessing"]["input"] == "raw pixels"
-    return _file_facts(export_program(program, work.config.format, work.out, raw_pixels))
+    program, config = restore_program(work.inputs["program"]), work.config
+    return _file_facts(export_program(program, config.format, config.precision, work.out, _card(work)))
 
 
 def export_student(work: Work[ExportConfig]) -> Facts:
-    """Write the float student, for comparison. File: the model."""
+    """Write the float student. File: the model."""
     return _file_facts(_export_float(work, "student"))
 
 
@@ -33,13 +36,26 @@ def export_teacher(work: Work[ExportConfig]) -> Facts:
         return {"file": None, "why": str(error)}
 
 
+def model_file(artifact: Artifact) -> Path:
+    """The file of an exported model; for Core ML, its folder."""
+    return artifact.path / str(artifact.facts["file"])
+
+
 def _export_float(work: Work[ExportConfig], role: str) -> Path:
     deterministic(work.seed)
     module, architecture = load_module(work.inputs[role].path, role)
-    return export_float(module, example_input(architecture), work.config.format, work.out)
+    config = work.config
+    return export_float(module, example_input(architecture), config.format, config.precision, work.out, _card(work))
+
+
+def _card(work: Work[ExportConfig]) -> Card:
+    facts = work.inputs["data"].facts
+    preprocessing = {name: value for name, value in facts["preprocessing"].items() if name != FOR_READERS}
+    return Card(work.config.name, tuple(facts["labels"]), work.config.output, preprocessing)
 
 
 def _file_facts(file: Path) -> Facts:
     """`bytes` counts all files of the model."""
-    parts = [part.name for part in sorted(file.parent.iterdir())]
-    return {"file": file.name, "files": parts, "bytes": sum((file.parent / part).stat().st_size for part in parts)}
+    folder = file.parent
+    parts = [part.relative_to(folder).as_posix() for part in sorted(folder.rglob("*")) if part.is_file()]
+    return {"file": file.name, "files": parts, "bytes": sum((folder / part).stat().st_size for part in parts)}

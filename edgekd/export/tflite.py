@@ -6,25 +6,19 @@ import torch
 from torch import nn
 
 from edgekd.errors import ExportError, first_line
+from edgekd.export.card import Card
 from edgekd.quiet import quiet
+from edgekd.target import Precision
 
 IMAGE_DIMENSIONS = 4
 
 
-def export_int8(program: nn.Module, example: torch.Tensor, file: Path) -> None:
-    """Write a full-integer file from a program whose quantizers are explicit, weights float (`frozen(stored=False)`).
+def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Precision, card: Card) -> None:
+    """Write a float model, or a program with explicit quantizers and float weights (`frozen(stored=False)`).
 
-    The input is channels last, batch 1; input and output are int8. Raises ExportError with the converter's reason.
+    An image is channels last, batch 1; input and output of a full-integer file are int8. Raises ExportError with the
+    converter's reason.
     """
-    _convert(program, example, file, quantized=True)
-
-
-def export_float32(model: nn.Module, example: torch.Tensor, file: Path) -> None:
-    """Write a float32 file, channels last, batch 1. Raises ExportError with the converter's reason."""
-    _convert(model, example, file, quantized=False)
-
-
-def _convert(model: nn.Module, example: torch.Tensor, file: Path, quantized: bool) -> None:
     try:
         with quiet():
             import litert_torch
@@ -32,17 +26,18 @@ def _convert(model: nn.Module, example: torch.Tensor, file: Path, quantized: boo
             if example.ndim == IMAGE_DIMENSIONS:
                 model = litert_torch.to_channel_last_io(model, args=[0])
                 example = example.permute(0, 2, 3, 1).contiguous()
-            config = _static_int8() if quantized else None
+            config = _static_int8() if precision == "int8" else None
             litert_torch.convert(model.eval(), (example,), quant_config=config).export(str(file))
     except Exception as error:
         raise ExportError(f"TFLite export: litert-torch refused the model: {first_line(error)}") from error
+    from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
 
     content = file.read_bytes()
     if foreign := foreign_ops(content):
         file.unlink()
         raise ExportError(f"TFLite export: no TFLite kernel for {', '.join(foreign)}; replace it in the model")
-    file.write_bytes(slim(content))
+    file.write_bytes(with_metadata(slim(content), card))
 
 
 def _static_int8() -> object:

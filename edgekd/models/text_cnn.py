@@ -21,6 +21,7 @@ class TextCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.tokens.weight, std=0.1)
         self.branches = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, channels, (size, 1)), nn.ReLU(), nn.MaxPool2d((length - size + 1, 1)))
             for size in kernels

@@ -14,6 +14,16 @@ from edgekd.errors import DeviceError, UsageError
 
 CPU_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 SLACK_SECONDS = 120.0
+MEASURABLE = ("ai-edge-litert", "onnxruntime", "openvino")
+"""Runtimes whose speed on this machine means something."""
+
+
+def require(runtime: str) -> None:
+    """Raise DeviceError for a runtime that cannot be measured here."""
+    if runtime == "coreml":
+        raise DeviceError("Core ML runs on Apple devices only; leave the device out, or name one of Apple's")
+    if runtime not in MEASURABLE:
+        raise DeviceError(f"{runtime} is not measured on this machine; leave the device out, or name the board")
 
 
 def describe() -> dict[str, Any]:

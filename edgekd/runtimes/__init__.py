@@ -16,12 +16,20 @@ def runtime_for(file: Path) -> str:
     return SUFFIXES[file.suffix]
 
 
-def open_session(file: Path, threads: int = 1) -> Session:
-    """Load a file in the runtime that its suffix names.
+def open_session(file: Path, threads: int = 1, runtime: str | None = None) -> Session:
+    """Load a file in a runtime, by default the one that its suffix names.
 
     Raises UsageError if it is missing or of another format, DeviceError if the runtime refuses it.
     """
-    match runtime_for(file):
+    match runtime or runtime_for(file):
+        case "tflite-runtime":
+            from edgekd.runtimes.tflite_runtime import TFLiteRuntimeSession
+
+            return TFLiteRuntimeSession(file, threads)
+        case "coreml":
+            from edgekd.runtimes.coreml import CoreMLSession
+
+            return CoreMLSession(file, threads)
         case "onnxruntime":
             from edgekd.runtimes.onnxruntime import OnnxRuntimeSession
 

@@ -35,11 +35,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a runtime runs the operations of a file. undelegated: those left to its slow path, as `position:op`."""
+    """Where a runtime runs the operations of a file, as `position:op`.
+
+    undelegated: those left to its slow path. lookups: those that only fetch rows of a table by token ids, which no
+    fast path takes or needs to.
+    """
 
     total: int
     delegates: int
     undelegated: tuple[str, ...]
+    lookups: tuple[str, ...] = ()
 
 
 class Session:
@@ -59,9 +64,18 @@ class Session:
     def placement(self) -> Placement:
         raise NotImplementedError
 
-    def encode(self, inputs: np.ndarray) -> np.ndarray:
-        """Model inputs, float32, (N, channels, height, width) or (N, ...), to what the file's input holds."""
-        return self.inputs[0].quantize(channels_last(inputs) if self.channels_last else inputs)
+    def encode(self, inputs: np.ndarray, pixels: tuple[float, float] | None = None) -> np.ndarray:
+        """Model inputs, (N, channels, height, width) or (N, ...), to what the file's input holds.
+
+        pixels: mean and standard deviation of the normalisation, where the model does it itself and the file takes
+        raw pixels: then these are found again.
+        """
+        spec = self.inputs[0]
+        laid_out = channels_last(inputs) if self.channels_last else inputs
+        if pixels is not None and spec.scale == 0:
+            mean, std = pixels
+            return np.clip(np.round(laid_out * std + mean), 0, 255).astype(spec.dtype)
+        return spec.quantize(laid_out)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """What the file's output holds, (N, ...), to float32."""
@@ -75,6 +89,13 @@ class Session:
             self.invoke()
             results.append(self.get_outputs()[0][0])
         return np.stack(results)
+
+
+def layout(session: Session) -> str:
+    """How the first input is laid out: N samples, C channels, H rows and W columns, or L tokens or numbers."""
+    if len(session.inputs[0].shape) != IMAGE_DIMENSIONS:
+        return "NL"
+    return "NHWC" if session.channels_last else "NCHW"
 
 
 def channels_last(inputs: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The data a task learns from, as a source function hands it over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,13 @@ class Prepared:
     preprocessing: dict[str, object]
     vocabulary: int | None = None
     app_files: tuple[str, ...] = ()
+
+
+def raw_pixels(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Mean and standard deviation of the normalisation, where the app hands over raw pixels; else None."""
+    if preprocessing["input"] != "raw pixels":
+        return None
+    return preprocessing["mean"], preprocessing["std"]
 
 
 def check_labels(data: Dataset) -> None:

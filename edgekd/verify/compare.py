@@ -52,6 +52,18 @@ def compare(expected: np.ndarray, found: np.ndarray, scale: float) -> Parity:
     )
 
 
+def compare_outputs(logits: np.ndarray, found: np.ndarray, step: float, output: str) -> Parity:
+    """Compare a model's logits with what a file says, which may be probabilities; `step` is that of the logits.
+
+    Logits that are k steps off change a probability by at most k/2 of them: the largest derivative of a softmax is 1/4,
+    and two of them meet. Then max_lsb is the smallest difference of logits that explains what was found.
+    """
+    if output == "logits":
+        return compare(logits, found, step)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return compare(powers / powers.sum(axis=1, keepdims=True), found, step / 2)
+
+
 def parity(file: Path, program: "QuantizedProgram", inputs: "torch.Tensor") -> Parity:
     """Run real inputs, float32, shape (N, ...), through the file in its runtime and through the trained torch model.
 

@@ -1,28 +1,31 @@
 """The step that holds an exported file against its source; nothing is published without it."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
-from edgekd.artifact import Artifact, Facts
-from edgekd.compress.quantizers import output_scale, read_table
+from edgekd.artifact import Facts
+from edgekd.compress.quantizers import Quantizer
 from edgekd.compress.steps import restore_program
 from edgekd.errors import GateError
+from edgekd.export.steps import model_file
+from edgekd.models.build import example_input, load_module
 from edgekd.models.evaluate import correct_share, load_array, points, predict
 from edgekd.recipe import Budgets
 from edgekd.runtimes import open_session
-from edgekd.runtimes.session import Session
+from edgekd.runtimes.session import Session, layout
 from edgekd.seeding import deterministic
 from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
-from edgekd.tasks.dataset import GOLDEN_SAMPLES
-from edgekd.verify.compare import Parity, compare
-from edgekd.verify.graph import bytes_moved, layout_changes
+from edgekd.tasks.dataset import GOLDEN_SAMPLES, raw_pixels
+from edgekd.verify.compare import Parity, compare_outputs
+from edgekd.verify.coverage import asked_transposes, stray_transposes
+from edgekd.verify.graph import bytes_moved
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import Readback, read_back
 
@@ -39,25 +42,26 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     """
     deterministic(work.seed)
     config, data = work.config, work.inputs["data"]
-    file = work.inputs["export"].file(work.inputs["export"].facts["file"])
+    file = model_file(work.inputs["export"])
     graph = read_graph(file)
-    table = read_table(json.loads(work.inputs["program"].file("table.json").read_text()))
-    readback = read_back(table, graph)
+    source = _source(work)
+    readback = read_back(source.table, graph)
     _check_readback(readback)
 
-    session = open_session(file)
-    placement, transposes = session.placement(), layout_changes(graph)
+    session = open_session(file, runtime=config.runtime)
+    placement, transposes = session.placement(), stray_transposes(graph, source.transposes)
     _check_coverage(config.coverage, placement.undelegated, transposes)
 
     test, labels = load_array(data.file("test_inputs.npy")), np.load(data.file("test_labels.npy"))
-    inputs = session.encode(test.numpy())
+    pixels = raw_pixels(data.facts["preprocessing"])
+    inputs = session.encode(test.numpy(), pixels)
     outputs = _run(session, inputs, work.progress)
-    reference = predict(restore_program(work.inputs["program"]).model, test)
-    parity = compare(reference, session.decode(outputs), output_scale(table))
+    reference = predict(source.model, test)
+    parity = compare_outputs(reference, session.decode(outputs), source.step, config.output)
     _check_parity(config.parity, parity, reference, outputs)
 
-    float_session = open_session(_model_file(work.inputs["float"]))
-    float_outputs = float_session.run(float_session.encode(test.numpy()))
+    float_session = open_session(model_file(work.inputs["float"]), runtime=config.runtime)
+    float_outputs = float_session.run(float_session.encode(test.numpy(), pixels))
     accuracy = {
         "teacher": work.inputs["teacher"].facts["accuracy"],
         "student_float": work.inputs["student"].facts["accuracy"],
@@ -81,13 +85,14 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "quantizers": {"learned": readback.learned, "exact": readback.exact},
         "ops": {
             "total": placement.total,
-            "delegated": placement.total - len(placement.undelegated),
+            "delegated": placement.total - len(placement.undelegated) - len(placement.lookups),
             "delegates": placement.delegates,
             "undelegated": list(placement.undelegated),
+            "lookups": list(placement.lookups),
             "stray_transposes": len(transposes),
         },
         "bytes_moved": bytes_moved(graph),
-        "input": {**dataclasses.asdict(session.inputs[0]), "layout": "NHWC" if session.channels_last else "NCHW"},
+        "input": {**dataclasses.asdict(session.inputs[0]), "layout": layout(session)},
         "output": dataclasses.asdict(session.outputs[0]),
     }
 
@@ -100,8 +105,29 @@ def _run(session: Session, inputs: np.ndarray, progress: Progress, block: int = 
     return np.concatenate(results)
 
 
-def _model_file(artifact: Artifact) -> Path:
-    return artifact.file(artifact.facts["file"])
+@dataclass(frozen=True)
+class _Source:
+    """What an exported file is held against: a torch model, its quantizers that the file must hold, the step of its
+    output (0 for a float one), and how many transposes it asks for itself.
+    """
+
+    model: nn.Module
+    table: tuple[Quantizer, ...]
+    step: float
+    transposes: int
+
+
+def _source(work: Work[VerifyConfig]) -> _Source:
+    """The quantization-aware model itself, the same with float activations, or the float student."""
+    if work.config.precision in ("float32", "float16"):
+        model, architecture = load_module(work.inputs["student"].path, "student")
+        return _Source(model, (), 0.0, asked_transposes(model, example_input(architecture)))
+    program = restore_program(work.inputs["program"])
+    transposes = asked_transposes(program.frozen(stored=False), program.example)
+    if work.config.precision == "int8":
+        return _Source(program.model, program.table, program.output_scale, transposes)
+    weights = tuple(entry for entry in program.table if entry.kind == "weight")
+    return _Source(program.weights_only(), weights, 0.0, transposes)
 
 
 def _check_readback(readback: Readback) -> None:
@@ -126,9 +152,14 @@ def _check_parity(limits: ParityLimits, parity: Parity, reference: np.ndarray, o
             f"parity: the file agrees on {parity.agreement:.4f} of {parity.samples} samples, below {limits.agreement}; "
             f"first at test sample {first}: class {reference[first].argmax()} became {outputs[first].argmax()}"
         )
-    if parity.max_lsb is not None and parity.max_lsb > limits.max_lsb:
+    if parity.max_lsb is not None and limits.max_lsb is not None and parity.max_lsb > limits.max_lsb:
         raise GateError(
             f"parity: an output of test sample {parity.worst} is {parity.max_lsb:g} steps off, above {limits.max_lsb:g}"
+        )
+    if limits.max_abs_diff is not None and parity.max_abs_diff > limits.max_abs_diff:
+        raise GateError(
+            f"parity: an output of test sample {parity.worst} is {parity.max_abs_diff:g} off, above "
+            f"{limits.max_abs_diff:g}"
         )
 
 
