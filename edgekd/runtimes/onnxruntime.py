@@ -40,15 +40,23 @@ class OnnxRuntimeSession(Session):
         return self._results
 
     def placement(self) -> Placement:
-        """Every node runs on the CPU; what counts is which of the optimised graph are float although quantized."""
+        """Every node runs on the CPU; what counts is which of the optimised graph multiply a weight in float although
+        the model is quantized. Products of two activations, as in attention, are float by design.
+        """
         import onnx
 
         with tempfile.TemporaryDirectory() as place:
             optimised = Path(place) / "optimised.onnx"
             self._load(optimised)
-            nodes = onnx.load(str(optimised)).graph.node
+            graph = onnx.load(str(optimised)).graph
+        nodes, weights = graph.node, {tensor.name for tensor in graph.initializer}
+        weights |= {node.output[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in weights}
         quantized = any(node.op_type.startswith("QLinear") or node.op_type == "QGemm" for node in nodes)
-        missing = [f"{p}:{node.op_type}" for p, node in enumerate(nodes) if quantized and node.op_type in COMPUTE]
+        missing = [
+            f"{position}:{node.op_type}"
+            for position, node in enumerate(nodes)
+            if quantized and node.op_type in COMPUTE and node.input[1] in weights
+        ]
         return Placement(len(nodes), 1, tuple(missing))
 
     def _load(self, optimised: Path | None) -> Any:
