@@ -21,6 +21,20 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
+    """Equal vectors of numbers are in the file once: shapes, and the zero points of all channels."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 16)
+        self._offsets: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802 - the library's own name
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._offsets:
+            self._offsets[key] = int(super().CreateNumpyVector(x))
+        return self._offsets[key]
+
+
 def foreign_ops(content: bytes) -> list[str]:
     """Operations that the converter wrote although TFLite has no kernel for them: custom and StableHLO ones."""
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -38,7 +52,8 @@ def foreign_ops(content: bytes) -> list[str]:
 def slim(content: bytes) -> bytes:
     """The same model with short names: inputs, outputs and the signature keep one, inner tensors have none.
 
-    Also dropped: empty quantization records, metadata of the converter, and copies of identical buffers.
+    Also dropped: empty quantization records, metadata of the converter, buffers that nothing reads, and copies of
+    identical ones.
     """
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     model.description = None
@@ -62,7 +77,7 @@ def pack(model: Any) -> bytes:
     """A schema object as a file, tensor data aligned."""
     for buffer in model.buffers:
         buffer.__class__ = _AlignedBuffer
-    builder = flatbuffers.Builder(1 << 16)
+    builder = _SharingBuilder()
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -83,18 +98,17 @@ def _drop_converter_metadata(model: Any) -> None:
 
 def _share_buffers(model: Any) -> None:
     """Keep one buffer per content. Buffer 0 is the empty one, which every tensor without data refers to."""
+    readers = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors] + (model.metadata or [])
     buffers, positions, moved = [model.buffers[0]], {b"": 0}, {}
-    for index, buffer in enumerate(model.buffers):
+    for index in sorted({reader.buffer for reader in readers}):
+        buffer = model.buffers[index]
         content = b"" if buffer.data is None else np.asarray(buffer.data, dtype=np.uint8).tobytes()
         if content not in positions:
             positions[content] = len(buffers)
             buffers.append(buffer)
         moved[index] = positions[content]
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            tensor.buffer = moved[tensor.buffer]
-    for entry in model.metadata or []:
-        entry.buffer = moved[entry.buffer]
+    for reader in readers:
+        reader.buffer = moved[reader.buffer]
     model.buffers = buffers
 
 

@@ -118,6 +118,32 @@ def test_slimming_keeps_one_copy_of_equal_data() -> None:
     np.testing.assert_array_equal(run(slim(doubled), int8_noise(5)), run(int8_content(), int8_noise(5)))
 
 
+def test_slimming_leaves_no_data_that_nothing_reads() -> None:
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(int8_content(), 0))
+    left_over = schema.BufferT()
+    left_over.data = np.arange(200, dtype=np.uint8)
+    model.buffers.append(left_over)
+    assert len(pack(model)) > len(int8_content()) + 200
+    assert slim(pack(model)) == int8_content()
+
+
+def zero_points(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """The zero points of every quantized tensor, and where they are in the file."""
+    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+    for index in range(graph.TensorsLength()):
+        quantization = graph.Tensors(index).Quantization()
+        field = quantization._tab.Offset(10) if quantization is not None else 0
+        if field:
+            yield quantization.ZeroPointAsNumpy().tobytes(), quantization._tab.Vector(field)
+
+
+def test_the_zero_points_of_channels_are_in_the_file_once() -> None:
+    found = list(zero_points(int8_content()))
+    distinct = {content for content, _ in found}
+    assert len(found) > 2 * len(distinct)
+    assert len({position for _, position in found}) == len(distinct)
+
+
 def test_a_slim_file_names_its_input_and_output() -> None:
     loaded = interpreter(int8_content())
     assert loaded.get_input_details()[0]["name"] == "input"
