@@ -1,7 +1,7 @@
 """A quantized program or a float model in the format and the precision of a target."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.program import QuantizedProgram
+from edgekd.compress.quantizers import Quantizer
 from edgekd.export import onnx, openvino, tflite
 from edgekd.export.card import Card
 from edgekd.target import Format, Precision, Target
@@ -45,7 +46,7 @@ def export_program(
         model = program.frozen(stored=False, activations=integers)
     else:
         model = program.frozen(stored=True, unsigned=format_name != "coreml", activations=integers)
-    return _write(model, program.example, format_name, precision, folder, card)
+    return _write(model, program.example, format_name, precision, folder, card, program.table)
 
 
 def export_float(
@@ -59,7 +60,13 @@ def export_float(
 
 
 def _write(
-    model: nn.Module, example: torch.Tensor, format_name: Format, precision: Precision, folder: Path, card: Card
+    model: nn.Module,
+    example: torch.Tensor,
+    format_name: Format,
+    precision: Precision,
+    folder: Path,
+    card: Card,
+    table: Sequence[Quantizer] = (),
 ) -> Path:
     file = folder / MODEL_FILE[format_name]
     if card.output == "probabilities":
@@ -73,7 +80,7 @@ def _write(
         model = _FromPixels(model, *card.pixels)
         example = torch.zeros(example.shape, dtype=torch.float32 if format_name == "tflite" else torch.uint8)
     if format_name == "tflite":
-        tflite.export(model, example, file, precision, card)
+        tflite.export(model, example, file, precision, card, table)
         return file
     with _onnx_of(file) as onnx_file:
         onnx.export(model, example, onnx_file, precision, card)

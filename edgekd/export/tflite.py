@@ -1,10 +1,12 @@
 """TensorFlow Lite files by litert-torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from edgekd.compress.quantizers import Quantizer
 from edgekd.errors import ExportError, first_line
 from edgekd.export.card import Card
 from edgekd.quiet import quiet
@@ -13,11 +15,18 @@ from edgekd.target import Precision
 IMAGE_DIMENSIONS = 4
 
 
-def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Precision, card: Card) -> None:
+def export(
+    model: nn.Module,
+    example: torch.Tensor,
+    file: Path,
+    precision: Precision,
+    card: Card,
+    table: Sequence[Quantizer] = (),
+) -> None:
     """Write a float model, or a program with explicit quantizers and float weights (`frozen(stored=False)`).
 
-    An image is channels last, batch 1; input and output of a full-integer file are int8. Raises ExportError with the
-    converter's reason.
+    An image is channels last, batch 1; input and output of a full-integer file are int8. table: the program's
+    quantizers, by which its rounded weights are known again. Raises ExportError with the converter's reason.
     """
     try:
         with quiet():
@@ -32,11 +41,18 @@ def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Preci
         raise ExportError(f"TFLite export: litert-torch refused the model: {first_line(error)}") from error
     from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
+    from edgekd.export.tflite_store import halve_weights, store_embeddings, store_weights
 
     content = file.read_bytes()
     if foreign := foreign_ops(content):
         file.unlink()
         raise ExportError(f"TFLite export: no TFLite kernel for {', '.join(foreign)}; replace it in the model")
+    if precision == "float16":
+        content = halve_weights(content)
+    elif precision == "int8-weights":
+        content = store_weights(content, table)
+    if table:
+        content = store_embeddings(content, table)
     file.write_bytes(with_metadata(slim(content), card))
 
 

@@ -12,6 +12,8 @@ from edgekd.runtimes.session import Placement, Session, TensorSpec
 
 IDENTIFIER = b"TFL3"
 DELEGATE = "DELEGATE"
+LOOKUPS = ("GATHER", "EMBEDDING_LOOKUP")
+IDS = (np.int32, np.int64)
 
 
 class LiteRTSession(Session):
@@ -51,8 +53,26 @@ class LiteRTSession(Session):
         delegates = [node for node in nodes if node["op_name"] == DELEGATE]
         plain = [node for node in nodes if node["op_name"] != DELEGATE]
         taken = _taken(plain, delegates)
-        missing = tuple(f"{p}:{node['op_name']}" for p, node in enumerate(plain) if p not in taken)
-        return Placement(len(plain), len(delegates), missing)
+        left = [(f"{p}:{node['op_name']}", node) for p, node in enumerate(plain) if p not in taken]
+        ids = {detail["index"] for detail in self._interpreter.get_input_details() if detail["dtype"] in IDS}
+        lookups = _fed_by(plain, ids)
+        return Placement(
+            len(plain),
+            len(delegates),
+            tuple(name for name, node in left if node["index"] not in lookups),
+            tuple(name for name, node in left if node["index"] in lookups),
+        )
+
+
+def _fed_by(plain: Sequence[dict[str, Any]], ids: set[int]) -> set[int]:
+    """The nodes that reshape token ids or fetch rows by them."""
+    found = set()
+    for node in plain:
+        if node["op_name"] in (*LOOKUPS, "RESHAPE") and any(int(tensor) in ids for tensor in node["inputs"]):
+            found.add(int(node["index"]))
+            if node["op_name"] == "RESHAPE":
+                ids |= {int(tensor) for tensor in node["outputs"]}
+    return found
 
 
 def check_file(file: Path) -> None:

@@ -1,0 +1,168 @@
+"""Constants of a .tflite file in fewer bytes, for a model whose arithmetic stays float32.
+
+A stored constant is read through a DEQUANTIZE operation, which XNNPACK does once, when the file is loaded. A table
+that rows are looked up in stays as it is stored: only the rows are dequantized.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekd.compress.quantizers import Quantizer
+from edgekd.export.tflite_graph import (
+    add_constant,
+    add_tensor,
+    float_constants,
+    op_of,
+    opcode,
+    operation,
+    read,
+    written,
+)
+
+SMALLEST = 64
+"""Elements; a smaller float16 constant saves less than its operation takes."""
+
+Op, Type = schema.BuiltinOperator, schema.TensorType
+
+DEQUANTIZE_VERSION = {Type.FLOAT16: 3, Type.INT8: 2}
+DEQUANTIZE_PER_CHANNEL_VERSION = 5
+GATHER_VERSION = {Type.FLOAT16: 1, Type.INT8: 2}
+LOOKUP_PER_ROW_VERSION = 4
+
+
+def halve_weights(content: bytes) -> bytes:
+    """Store float32 constants as float16: weights, tables and large biases.
+
+    A constant that float16 cannot hold (beyond 65,504) stays as it is.
+    """
+    model = read(content)
+    for index, values in float_constants(model):
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if values.size < SMALLEST or not np.isfinite(halves).all():
+            continue
+        stored = add_constant(model, index, halves)
+        lookups, others = _users(model, index)
+        for lookup in lookups:
+            _dequantize_rows(model, lookup, stored)
+        if others:
+            _dequantize_constant(model, stored, index)
+    return written(model)
+
+
+def store_weights(content: bytes, quantized: Sequence[Quantizer]) -> bytes:
+    """Store as int8 the float32 constants that a weight quantizer reproduces bit for bit.
+
+    Others stay float32, and so do tables that rows are looked up in: see `store_embeddings`.
+    """
+    model = read(content)
+    for index, values in float_constants(model):
+        lookups, _ = _users(model, index)
+        found = None if lookups else _on_grid(values, quantized)
+        if found is not None:
+            _dequantize_constant(model, add_constant(model, index, *found), index)
+    return written(model)
+
+
+def store_embeddings(content: bytes, quantized: Sequence[Quantizer]) -> bytes:
+    """Store as int8 the float32 tables of lookups that a weight quantizer reproduces bit for bit.
+
+    With one scale, int8 rows are gathered and then dequantized. With one scale a row, EMBEDDING_LOOKUP does both.
+    """
+    model = read(content)
+    for index, values in float_constants(model):
+        lookups, _ = _users(model, index)
+        found = _on_grid(values, quantized) if lookups else None
+        if found is None or found[1].quantizedDimension != 0:
+            continue
+        stored = add_constant(model, index, *found)
+        for lookup in lookups:
+            if len(found[1].scale) > 1:
+                lookup.inputs = np.array([lookup.inputs[0], stored], dtype=np.int32)
+                lookup.opcodeIndex = opcode(model, Op.EMBEDDING_LOOKUP, LOOKUP_PER_ROW_VERSION)
+            else:
+                _dequantize_rows(model, lookup, stored)
+    return written(model)
+
+
+def _on_grid(values: np.ndarray, quantized: Sequence[Quantizer]) -> tuple[np.ndarray, Any] | None:
+    """The int8 numbers and quantization parameters that come to exactly these values."""
+    if values.ndim < 2 or not values.any():
+        return None
+    for entry in quantized:
+        if entry.kind != "weight" or entry.dtype != "int8":
+            continue
+        count = len(entry.scale)
+        for axis in [0] if count == 1 else [axis for axis, side in enumerate(values.shape) if side == count]:
+            along = [count if dimension == axis else 1 for dimension in range(values.ndim)]
+            scale = np.asarray(entry.scale, dtype=np.float32).reshape(along)
+            zero_point = np.asarray(entry.zero_point, dtype=np.float32).reshape(along)
+            numbers = np.rint(values / scale) + zero_point
+            inside = (numbers >= entry.low) & (numbers <= entry.high)
+            if (inside & ((numbers - zero_point) * scale == values)).all():
+                return numbers.astype(np.int8), _quantization(entry, axis)
+    return None
+
+
+def _quantization(entry: Quantizer, axis: int) -> Any:
+    parameters = schema.QuantizationParametersT()
+    parameters.scale = np.asarray(entry.scale, dtype=np.float32)
+    parameters.zeroPoint = np.asarray(entry.zero_point, dtype=np.int64)
+    parameters.quantizedDimension = axis
+    return parameters
+
+
+def _users(model: Any, index: int) -> tuple[list[Any], list[Any]]:
+    """The operations that look up rows in a tensor, and the others that read it."""
+    users = [operator for operator in model.subgraphs[0].operators if index in operator.inputs]
+    lookups = [user for user in users if op_of(model, user) == Op.EMBEDDING_LOOKUP]
+    return lookups, [user for user in users if user not in lookups]
+
+
+def _dequantize(model: Any, source: int, target: int) -> Any:
+    tensor = model.subgraphs[0].tensors[source]
+    per_channel = tensor.quantization is not None and len(tensor.quantization.scale) > 1
+    version = DEQUANTIZE_PER_CHANNEL_VERSION if per_channel else DEQUANTIZE_VERSION[tensor.type]
+    return operation(model, Op.DEQUANTIZE, version, [source], target)
+
+
+def _dequantize_constant(model: Any, stored: int, index: int) -> None:
+    """A float32 constant becomes what is dequantized from the stored one."""
+    graph = model.subgraphs[0]
+    graph.tensors[index].buffer = 0
+    graph.operators.insert(0, _dequantize(model, stored, index))
+
+
+def _dequantize_rows(model: Any, lookup: Any, stored: int) -> None:
+    """Rows are gathered as they are stored, then dequantized.
+
+    The converter flattens the ids for EMBEDDING_LOOKUP and unfolds the rows after it; GATHER needs neither.
+    """
+    graph, table = model.subgraphs[0], model.subgraphs[0].tensors[stored]
+    ids, output = int(lookup.inputs[0]), int(lookup.outputs[0])
+    if (unfold := _unfolding(model, ids, output)) is not None:
+        ids, output = unfold[0], int(unfold[1].outputs[0])
+        graph.operators.remove(unfold[1])
+    rows = add_tensor(model, output, table.type, table.quantization)
+    gather = operation(model, Op.GATHER, GATHER_VERSION[table.type], [stored, ids], rows)
+    gather.builtinOptionsType, gather.builtinOptions = schema.BuiltinOptions.GatherOptions, schema.GatherOptionsT()
+    place = graph.operators.index(lookup)
+    graph.operators[place : place + 1] = [gather, _dequantize(model, rows, output)]
+
+
+def _unfolding(model: Any, ids: int, output: int) -> tuple[int, Any] | None:
+    """The ids before they were flattened, and the RESHAPE that gives the rows their shape."""
+    graph = model.subgraphs[0]
+    before = next((one for one in graph.operators if ids in one.outputs), None)
+    after = [one for one in graph.operators if output in one.inputs]
+    if (
+        before is None
+        or output in graph.outputs
+        or [op_of(model, one) for one in (before, *after)] != [Op.RESHAPE, Op.RESHAPE]
+    ):
+        return None
+    source, rows = (graph.tensors[index].shape for index in (before.inputs[0], after[0].outputs[0]))
+    return (int(before.inputs[0]), after[0]) if list(rows[:-1]) == list(source) else None
