@@ -50,8 +50,8 @@ class QuantizedProgram:
     def frozen(self, stored: bool, unsigned: bool = False, activations: bool = True) -> nn.Module:
         """A copy whose quantizers are explicit quantize and dequantize operations with the learned numbers.
 
-        stored=True keeps weights as int8 with a dequantize; False keeps them float with quantize and dequantize,
-        which is what LiteRT's converter wants. unsigned=True holds activations as uint8 with the zero point moved by
+        stored=True keeps weights as int8 with a dequantize; False keeps them float, rounded, with quantize and
+        dequantize, which is what LiteRT's converter wants; an embedding is only rounded. unsigned=True holds activations as uint8 with the zero point moved by
         128, which is what ONNX Runtime is fast with. The values are the same in every form. activations=False leaves
         activations float: then only the weights are those of the quantized program.
         """
@@ -61,11 +61,17 @@ class QuantizedProgram:
             if entry.kind == "weight":
                 owner, _, leaf = placed.tensor.rpartition(".")
                 layer = model.get_submodule(owner)
-                if stored and isinstance(layer, nn.Embedding):
+                embedding = isinstance(layer, nn.Embedding)
+                if stored and embedding:
                     model.set_submodule(owner, StoredEmbedding(StoredWeight(entry, layer.weight)))
-                else:
-                    form = StoredWeight(entry, getattr(layer, leaf)) if stored else FakeQuantizedWeight(entry)
+                elif stored:
+                    form = StoredWeight(entry, getattr(layer, leaf))
                     parametrize.register_parametrization(layer, leaf, form, unsafe=True)
+                else:
+                    rounding = FakeQuantizedWeight(entry)
+                    setattr(layer, leaf, nn.Parameter(rounding(getattr(layer, leaf)).detach()))
+                    if not embedding:
+                        parametrize.register_parametrization(layer, leaf, rounding, unsafe=True)
             keep = entry.kind == "activation" and activations
             nncf_backend.replace_quantizers(model, placed.hooks, QuantizedActivation(entry, unsigned) if keep else None)
         return model.eval()

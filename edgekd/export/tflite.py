@@ -50,7 +50,7 @@ def export(
     if precision == "float16":
         content = halve_weights(content)
     elif precision == "int8-weights":
-        content = store_weights(content, table)
+        content = store_weights(content)
     if table:
         content = store_embeddings(content, table)
     file.write_bytes(with_metadata(slim(content), card))

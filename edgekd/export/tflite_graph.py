@@ -61,11 +61,17 @@ def add_tensor(model: Any, like: int, dtype: int, quantization: Any) -> int:
 
 def add_constant(model: Any, like: int, values: np.ndarray, quantization: Any = None) -> int:
     """A float16 or int8 constant of another tensor's shape; returns its index."""
-    index, buffer = add_tensor(model, like, TYPES[values.dtype.name], quantization), schema.BufferT()
-    buffer.data = np.frombuffer(values.tobytes(), dtype=np.uint8)
-    model.subgraphs[0].tensors[index].buffer = len(model.buffers)
-    model.buffers.append(buffer)
+    index = add_tensor(model, like, TYPES[values.dtype.name], quantization)
+    set_constant(model, model.subgraphs[0].tensors[index], values)
     return index
+
+
+def set_constant(model: Any, tensor: Any, values: np.ndarray) -> None:
+    """Give a tensor these values."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), dtype=np.uint8)
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(buffer)
 
 
 def written(model: Any) -> bytes:

@@ -19,6 +19,7 @@ from edgekd.export.tflite_graph import (
     opcode,
     operation,
     read,
+    set_constant,
     written,
 )
 
@@ -53,17 +54,18 @@ def halve_weights(content: bytes) -> bytes:
     return written(model)
 
 
-def store_weights(content: bytes, quantized: Sequence[Quantizer]) -> bytes:
-    """Store as int8 the float32 constants that a weight quantizer reproduces bit for bit.
-
-    Others stay float32, and so do tables that rows are looked up in: see `store_embeddings`.
-    """
+def store_weights(content: bytes) -> bytes:
+    """Store as int8 the float32 constants that the model quantizes when it runs: what QUANTIZE makes of one."""
     model = read(content)
-    for index, values in float_constants(model):
-        lookups, _ = _users(model, index)
-        found = None if lookups else _on_grid(values, quantized)
-        if found is not None:
-            _dequantize_constant(model, add_constant(model, index, *found), index)
+    graph, constants = model.subgraphs[0], dict(float_constants(model))
+    for operator in [one for one in graph.operators if op_of(model, one) == Op.QUANTIZE]:
+        values = constants.get(int(operator.inputs[0]))
+        if values is None:
+            continue
+        stored = graph.tensors[operator.outputs[0]]
+        numbers = _numbers(values, stored.quantization)
+        set_constant(model, stored, np.clip(numbers, -128, 127).astype(np.int8))
+        graph.operators.remove(operator)
     return written(model)
 
 
@@ -86,6 +88,16 @@ def store_embeddings(content: bytes, quantized: Sequence[Quantizer]) -> bytes:
             else:
                 _dequantize_rows(model, lookup, stored)
     return written(model)
+
+
+def _numbers(values: np.ndarray, parameters: Any) -> np.ndarray:
+    """Values in steps of their scales, rounded to the nearest, half to even."""
+    scale, zero_point = (np.asarray(one, dtype=np.float32) for one in (parameters.scale, parameters.zeroPoint))
+    if len(scale) > 1:
+        along = [-1 if axis == parameters.quantizedDimension else 1 for axis in range(values.ndim)]
+        scale, zero_point = scale.reshape(along), zero_point.reshape(along)
+    numbers: np.ndarray = np.rint(values / scale) + zero_point
+    return numbers
 
 
 def _on_grid(values: np.ndarray, quantized: Sequence[Quantizer]) -> tuple[np.ndarray, Any] | None:
@@ -150,7 +162,10 @@ def _dequantize_rows(model: Any, lookup: Any, stored: int) -> None:
     gather = operation(model, Op.GATHER, GATHER_VERSION[table.type], [stored, ids], rows)
     gather.builtinOptionsType, gather.builtinOptions = schema.BuiltinOptions.GatherOptions, schema.GatherOptionsT()
     place = graph.operators.index(lookup)
-    graph.operators[place : place + 1] = [gather, _dequantize(model, rows, output)]
+    graph.operators[place : place + 1] = [_dequantize(model, rows, output)]
+    if ids in graph.inputs:
+        place = 0  # what cannot be delegated comes first, so that all the rest is one piece
+    graph.operators.insert(place, gather)
 
 
 def _unfolding(model: Any, ids: int, output: int) -> tuple[int, Any] | None:
