@@ -51,9 +51,10 @@ class QuantizedProgram:
         """A copy whose quantizers are explicit quantize and dequantize operations with the learned numbers.
 
         stored=True keeps weights as int8 with a dequantize; False keeps them float, rounded, with quantize and
-        dequantize, which is what LiteRT's converter wants; an embedding is only rounded. unsigned=True holds activations as uint8 with the zero point moved by
-        128, which is what ONNX Runtime is fast with. The values are the same in every form. activations=False leaves
-        activations float: then only the weights are those of the quantized program.
+        dequantize, which is what LiteRT's converter wants; an embedding is only rounded. unsigned=True holds
+        activations as uint8 with the zero point moved by 128, which is what ONNX Runtime is fast with. The values are
+        the same in every form. activations=False leaves activations float: then only the weights are those of the
+        quantized program.
         """
         model = copy.deepcopy(self.model)
         places = nncf_backend.quantizers_of(self.model, self.example)

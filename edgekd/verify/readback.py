@@ -1,6 +1,6 @@
 """Learned scales against the scales in a file, bit for bit and place for place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +14,15 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Readback:
-    """learned: quantizers in the table. exact: those found in their place, bit for bit. problems: one line each."""
+    """learned: quantizers in the table. exact: those found in their place, bit for bit. problems: one line each.
+
+    places: tensor of the file -> position in the table, for the activations that were found.
+    """
 
     learned: int
     exact: int
     problems: tuple[str, ...]
+    places: Mapping[int, int] = field(default_factory=dict)
 
 
 def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
@@ -35,7 +39,7 @@ def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
         search.visit(node)
     missing = [entry for position, entry in enumerate(table) if position not in search.tried]
     problems = [*search.problems, *(f"{entry.kind} '{entry.tensor}': not in the file" for entry in missing)]
-    return Readback(len(table), len(search.exact), tuple(problems))
+    return Readback(len(table), len(search.exact), tuple(problems), search.places)
 
 
 @dataclass
@@ -46,6 +50,7 @@ class _Search:
     graph: FileGraph
     reached: dict[int, frozenset[int]] = field(default_factory=dict)
     exact: set[int] = field(default_factory=set)
+    places: dict[int, int] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -95,6 +100,7 @@ class _Search:
         if free:
             self.exact.add(free[0])
             self.tried.add(free[0])
+            self.places[tensor.index] = free[0]
             self.reached[tensor.index] = frozenset({free[0]})
             return
         closest = self._closest([p for p in candidates if p not in self.exact] or candidates, tensor)

@@ -10,8 +10,9 @@ from torch import nn
 
 from edgekd.compress import QuantizedProgram, quantize
 from edgekd.export import tflite_pack
+from edgekd.export.card import Card
 from edgekd.export.formats import export_float, export_program
-from edgekd.models.build import Architecture, example_input
+from edgekd.models.build import Architecture
 from tests.compress.students import lively, noise
 
 ARCHITECTURES = {
@@ -20,6 +21,10 @@ ARCHITECTURES = {
 }
 SHAPE = (3, 8, 6)
 INPUT_RANGE = ((0 - 128) / 64, (255 - 128) / 64)
+LABELS = ("north", "east", "south", "west")
+FEATURES = Card("student", LABELS, "logits", {"input": "features"})
+UNLABELLED = Card("student", (), "logits", {"input": "features"})
+PIXELS = Card("student", LABELS, "logits", {"input": "raw pixels", "range": [0, 255], "mean": 128, "std": 64.0})
 
 
 @functools.cache
@@ -35,7 +40,7 @@ def quantized(family: str = "ds_cnn") -> QuantizedProgram:
 @functools.cache
 def int8_content(family: str = "ds_cnn") -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        return export_program(quantized(family), "tflite", Path(folder)).read_bytes()
+        return export_program(quantized(family), "tflite", "int8", Path(folder), FEATURES).read_bytes()
 
 
 @functools.cache
@@ -43,13 +48,13 @@ def unslimmed_content() -> bytes:
     """The file as the converter wrote it."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tflite_pack, "slim", lambda content: content)
-        return export_program(quantized(), "tflite", Path(folder)).read_bytes()
+        return export_program(quantized(), "tflite", "int8", Path(folder), FEATURES).read_bytes()
 
 
 @functools.cache
 def float_content() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        return export_float(student(), example_input(SHAPE), "tflite", Path(folder)).read_bytes()
+        return export_float(student(), quantized().example, "tflite", "float32", Path(folder), FEATURES).read_bytes()
 
 
 def samples(count: int = 50) -> torch.Tensor:

@@ -15,6 +15,8 @@ from edgekd.export.formats import export_float, export_program
 from edgekd.export.tflite_pack import pack, slim
 from edgekd.models.evaluate import predict
 from tests.export.small import (
+    FEATURES,
+    UNLABELLED,
     float_content,
     int8_content,
     quantized,
@@ -160,12 +162,12 @@ def test_tensor_data_is_aligned_in_the_file(content: object) -> None:
 
 
 def test_exporting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert export_program(quantized(), "tflite", tmp_path).read_bytes() == int8_content()
+    assert export_program(quantized(), "tflite", "int8", tmp_path, FEATURES).read_bytes() == int8_content()
 
 
 def test_exporting_leaves_the_program_as_it_was(tmp_path: Path) -> None:
     before = predict(quantized().model, samples())
-    export_program(quantized(), "tflite", tmp_path)
+    export_program(quantized(), "tflite", "int8", tmp_path, FEATURES)
     np.testing.assert_array_equal(predict(quantized().model, samples()), before)
 
 
@@ -173,7 +175,9 @@ def test_inputs_that_are_not_images_keep_their_shape(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     program = quantize(model, torch.randn(32, 12))
-    detail = interpreter(export_program(program, "tflite", tmp_path).read_bytes()).get_input_details()[0]
+    detail = interpreter(
+        export_program(program, "tflite", "int8", tmp_path, FEATURES).read_bytes()
+    ).get_input_details()[0]
     assert detail["shape"].tolist() == [1, 12]
     assert detail["dtype"] == np.int8
 
@@ -191,14 +195,14 @@ class Wordless(nn.Module):
 @pytest.mark.parametrize("model", [SingularValues(), Wordless()], ids=["unsupported", "fails without a word"])
 def test_a_model_that_the_format_cannot_hold_is_refused_in_one_line(tmp_path: Path, model: nn.Module) -> None:
     with pytest.raises(ExportError) as caught:
-        export_float(model, torch.zeros(1, 4, 4), "tflite", tmp_path)
+        export_float(model, torch.zeros(1, 4, 4), "tflite", "float32", tmp_path, UNLABELLED)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_reason_names_the_operation(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="svd"):
-        export_float(SingularValues(), torch.zeros(1, 4, 4), "tflite", tmp_path)
+        export_float(SingularValues(), torch.zeros(1, 4, 4), "tflite", "float32", tmp_path, UNLABELLED)
 
 
 def test_a_sort_is_refused_and_not_written_as_what_no_runtime_takes(tmp_path: Path) -> None:
@@ -207,4 +211,4 @@ def test_a_sort_is_refused_and_not_written_as_what_no_runtime_takes(tmp_path: Pa
             return torch.sort(inputs, dim=1)[0]
 
     with pytest.raises(ExportError):
-        export_float(Sorted(), torch.zeros(1, 4), "tflite", tmp_path)
+        export_float(Sorted(), torch.zeros(1, 4), "tflite", "float32", tmp_path, UNLABELLED)

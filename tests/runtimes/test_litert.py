@@ -10,7 +10,7 @@ from edgekd.errors import DeviceError, UsageError
 from edgekd.export.formats import export_float
 from edgekd.runtimes.litert import LiteRTSession
 from edgekd.runtimes.session import TensorSpec
-from tests.export.small import int8_content
+from tests.export.small import UNLABELLED, int8_content
 
 
 def spec(scale: float, zero_point: int, dtype: str = "int8") -> TensorSpec:
@@ -107,7 +107,7 @@ class Running(nn.Module):
 
 @pytest.mark.parametrize("sums", [1, 2])
 def test_a_node_that_no_delegate_took_is_named(tmp_path: Path, sums: int) -> None:
-    session = LiteRTSession(export_float(Running(sums), torch.zeros(1, 8), "tflite", tmp_path))
+    session = LiteRTSession(export_float(Running(sums), torch.zeros(1, 8), "tflite", "float32", tmp_path, UNLABELLED))
     names = [node["op_name"] for node in session._interpreter._get_ops_details() if node["op_name"] != "DELEGATE"]
     expected = [f"{position}:CUMSUM" for position, name in enumerate(names) if name == "CUMSUM"]
     assert len(expected) == sums

@@ -19,7 +19,7 @@ from edgekd.verify import parity
 from edgekd.verify.graph import FileGraph
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
-from tests.export.small import SHAPE, quantized, samples, student
+from tests.export.small import FEATURES, PIXELS, SHAPE, quantized, samples, student
 
 FORMATS = ("onnx", "openvino")
 FAMILIES = ("ds_cnn", "resnet")
@@ -28,12 +28,12 @@ FAMILIES = ("ds_cnn", "resnet")
 @pytest.fixture(scope="module", params=[(name, family) for name in FORMATS for family in FAMILIES], ids="-".join)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     name, family = request.param
-    return export_program(quantized(family), name, tmp_path_factory.mktemp("export"), raw_pixels=True), family
+    return export_program(quantized(family), name, "int8", tmp_path_factory.mktemp("export"), PIXELS), family
 
 
 @pytest.fixture(scope="module", params=FORMATS)
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_program(quantized(), request.param, tmp_path_factory.mktemp("export"), raw_pixels=True)
+    return export_program(quantized(), request.param, "int8", tmp_path_factory.mktemp("export"), PIXELS)
 
 
 def copied(file: Path, folder: Path) -> Path:
@@ -79,14 +79,14 @@ def test_the_work_is_done_on_integers(file: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_without_raw_pixels_the_input_is_float(name: str, tmp_path: Path) -> None:
-    file = export_program(quantized(), name, tmp_path)
+    file = export_program(quantized(), name, "int8", tmp_path, FEATURES)
     assert open_session(file).inputs[0].dtype == "float32"
     assert problems(file) == ()
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_float_model_is_the_torch_model(name: str, tmp_path: Path) -> None:
-    file = export_float(student(), quantized().example, name, tmp_path)
+    file = export_float(student(), quantized().example, name, "float32", tmp_path, FEATURES)
     session = open_session(file)
     inputs = samples(10)
     np.testing.assert_allclose(session.run(session.encode(inputs.numpy())), predict(student(), inputs), atol=1e-4)
@@ -98,7 +98,7 @@ def test_exporting_twice_gives_the_same_bytes(name: str, tmp_path: Path) -> None
     contents = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        export_program(quantized(), name, folder, raw_pixels=True)
+        export_program(quantized(), name, "int8", folder, PIXELS)
         contents.append({part.name: part.read_bytes() for part in folder.iterdir()})
     assert contents[0] == contents[1]
 
@@ -124,7 +124,7 @@ def changed_onnx(file: Path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def test_one_changed_scale_of_an_onnx_file_is_caught_by_name(tmp_path: Path) -> None:
-    file = export_program(quantized(), "onnx", tmp_path, raw_pixels=True)
+    file = export_program(quantized(), "onnx", "int8", tmp_path, PIXELS)
     content = file.read_bytes()
     names = [entry.tensor for entry in quantized().table]
     planted = 0
@@ -139,7 +139,7 @@ def test_one_changed_scale_of_an_onnx_file_is_caught_by_name(tmp_path: Path) -> 
 
 
 def test_one_changed_number_of_an_openvino_file_is_caught_by_name(tmp_path: Path) -> None:
-    file = export_program(quantized(), "openvino", tmp_path, raw_pixels=True)
+    file = export_program(quantized(), "openvino", "int8", tmp_path, PIXELS)
     binary = file.with_suffix(".bin")
     content = binary.read_bytes()
     names = [entry.tensor for entry in quantized().table]
@@ -200,7 +200,7 @@ def test_another_format_under_the_suffix_is_refused(suffix: str, content: bytes,
 
 
 def test_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
-    file = export_program(quantized(), "onnx", tmp_path)
+    file = export_program(quantized(), "onnx", "int8", tmp_path, FEATURES)
     model = onnx.load(str(file))
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -214,7 +214,7 @@ def test_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_ir_without_its_weights_is_refused(tmp_path: Path) -> None:
-    file = export_program(quantized(), "openvino", tmp_path)
+    file = export_program(quantized(), "openvino", "int8", tmp_path, FEATURES)
     file.with_suffix(".bin").unlink()
     with pytest.raises(UsageError, match=r"model\.bin"):
         open_session(file)

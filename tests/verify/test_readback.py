@@ -12,12 +12,12 @@ from torch import nn
 
 from edgekd.compress import quantize
 from edgekd.errors import EdgekdError
-from edgekd.export.tflite import export_int8
+from edgekd.export.tflite import export
 from edgekd.export.tflite_pack import pack
 from edgekd.verify.graph import FileGraph, bytes_moved, layout_changes
 from edgekd.verify.readback import Readback, read_back
 from edgekd.verify.tflite import read_graph
-from tests.export.small import int8_content, quantized
+from tests.export.small import UNLABELLED, int8_content, quantized
 
 FAMILIES = ["ds_cnn", "resnet"]
 
@@ -219,7 +219,7 @@ def test_a_layer_used_twice_has_one_scale_and_is_found(tmp_path: Path) -> None:
     program = quantize(TwiceUsed(), inputs, train)
     assert [entry.tensor for entry in program.table].count("shared.weight") == 1
     file = tmp_path / "twice.tflite"
-    export_int8(program.frozen(stored=False), program.example, file)
+    export(program.frozen(stored=False), program.example, file, "int8", UNLABELLED)
     result = read_back(program.table, read_graph(file))
     assert result.problems == ()
     assert result.exact == result.learned
