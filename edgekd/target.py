@@ -14,6 +14,8 @@ Format = Literal["tflite", "onnx", "ort", "openvino", "coreml"]
 Runtime = Literal["ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino", "coreml"]
 Precision = Literal["float32", "float16", "int8", "int8-weights"]
 
+NotNegative = Annotated[int, Field(ge=0)]
+
 FORMATS: dict[Runtime, tuple[Format, ...]] = {
     "ai-edge-litert": ("tflite",),
     "tflite-runtime": ("tflite",),
@@ -40,10 +42,14 @@ class ParityLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class CoverageLimits:
-    """What the runtime may do behind one's back."""
+    """What the runtime may do behind one's back; no limit where none is given."""
 
-    undelegated: Annotated[int, Field(ge=0)]
-    layout_changes: Annotated[int, Field(ge=0)]
+    undelegated: NotNegative | None = None
+    """Operations outside the runtime's fast path, table lookups apart."""
+    layout_changes: NotNegative | None = None
+    """Transposes beyond those of the student's own code."""
+    float_islands: NotNegative | None = None
+    """Groups of operations that a full-integer model computes in float."""
 
 
 @dataclass(frozen=True, config=STRICT)

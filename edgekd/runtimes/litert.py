@@ -1,5 +1,6 @@
 """LiteRT (ai-edge-litert): run a .tflite file, and see what its delegate took."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from edgekd.runtimes.session import Placement, Session, TensorSpec
 
 IDENTIFIER = b"TFL3"
 DELEGATE = "DELEGATE"
-LOOKUPS = ("GATHER", "EMBEDDING_LOOKUP")
-IDS = (np.int32, np.int64)
+LOOKUPS, RESHAPE = ("GATHER", "EMBEDDING_LOOKUP"), "RESHAPE"
+IDS = ("int32", "int64")
 
 
 class LiteRTSession(Session):
@@ -49,30 +50,8 @@ class LiteRTSession(Session):
         return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
     def placement(self) -> Placement:
-        nodes = list(self._interpreter._get_ops_details())
-        delegates = [node for node in nodes if node["op_name"] == DELEGATE]
-        plain = [node for node in nodes if node["op_name"] != DELEGATE]
-        taken = _taken(plain, delegates)
-        left = [(f"{p}:{node['op_name']}", node) for p, node in enumerate(plain) if p not in taken]
-        ids = {detail["index"] for detail in self._interpreter.get_input_details() if detail["dtype"] in IDS}
-        lookups = _fed_by(plain, ids)
-        return Placement(
-            len(plain),
-            len(delegates),
-            tuple(name for name, node in left if node["index"] not in lookups),
-            tuple(name for name, node in left if node["index"] in lookups),
-        )
-
-
-def _fed_by(plain: Sequence[dict[str, Any]], ids: set[int]) -> set[int]:
-    """The nodes that reshape token ids or fetch rows by them."""
-    found = set()
-    for node in plain:
-        if node["op_name"] in (*LOOKUPS, "RESHAPE") and any(int(tensor) in ids for tensor in node["inputs"]):
-            found.add(int(node["index"]))
-            if node["op_name"] == "RESHAPE":
-                ids |= {int(tensor) for tensor in node["outputs"]}
-    return found
+        ids = [spec.dtype in IDS for spec in self.inputs]
+        return placement_of(self._interpreter._get_ops_details(), set(itertools.compress(self._input_indices, ids)))
 
 
 def check_file(file: Path) -> None:
@@ -84,6 +63,31 @@ def check_file(file: Path) -> None:
         raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
     if head[4:8] != IDENTIFIER:
         raise UsageError(f"{file}: not a TFLite model (no {IDENTIFIER.decode()} mark at its start)")
+
+
+def placement_of(nodes: Sequence[dict[str, Any]], ids: set[int]) -> Placement:
+    """From the operations as the interpreter lists them, delegates among them; `ids` are tensors of token ids."""
+    delegates = [node for node in nodes if node["op_name"] == DELEGATE]
+    plain = [node for node in nodes if node["op_name"] != DELEGATE]
+    taken, lookups = _taken(plain, delegates), _fed_by(plain, ids)
+    left = [(position, f"{position}:{node['op_name']}") for position, node in enumerate(plain) if position not in taken]
+    return Placement(
+        len(plain),
+        len(delegates),
+        tuple(name for position, name in left if position not in lookups),
+        tuple(name for position, name in left if position in lookups),
+    )
+
+
+def _fed_by(plain: Sequence[dict[str, Any]], ids: set[int]) -> set[int]:
+    """The positions of the nodes that reshape token ids or fetch rows by them."""
+    found, flowing = set(), set(ids)
+    for position, node in enumerate(plain):
+        if node["op_name"] in (*LOOKUPS, RESHAPE) and any(int(tensor) in flowing for tensor in node["inputs"]):
+            found.add(position)
+            if node["op_name"] == RESHAPE:
+                flowing |= {int(tensor) for tensor in node["outputs"]}
+    return found
 
 
 def _taken(plain: Sequence[dict[str, Any]], delegates: Sequence[dict[str, Any]]) -> set[int]:

@@ -91,14 +91,17 @@ class _Islands:
             return any(self.is_float(maker) for maker in makers)
         if op in DEQUANTIZING and all(self.is_dequantized(index) for index in numbers):
             return False
-        if op in (*FUSED, BIAS) and all(maker.op.upper() in INTEGER_KERNELS for maker in makers):
-            return any(self.is_float(maker) for maker in makers) or not makers
+        if op in (*FUSED, BIAS) and makers and all(self.computes(maker) for maker in makers):
+            return any(self.is_float(maker) for maker in makers)
         comes_in = op in INTEGER_KERNELS and not self.typed and all(map(self.is_dequantized, self.weightless(node)))
         return not (comes_in and all(self.is_quantized_next(index) for index in node.outputs))
 
     def is_integer(self, node: FileNode) -> bool:
         tensors = [self.graph.tensors[index] for index in (*node.inputs, *node.outputs) if index not in self.constants]
         return bool(tensors) and all(tensor.dtype in INTEGERS for tensor in tensors)
+
+    def computes(self, node: FileNode) -> bool:
+        return node.op.upper() in INTEGER_KERNELS and not any(map(self.is_dequantized, node.outputs))
 
     def weightless(self, node: FileNode) -> list[int]:
         """The inputs of a node; for one with weights, only those that are no weight."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, raw_pixels
 from edgekd.verify.compare import Parity, compare_outputs
-from edgekd.verify.coverage import asked_transposes, stray_transposes
+from edgekd.verify.coverage import asked_transposes, float_islands, stray_transposes
 from edgekd.verify.graph import bytes_moved
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import Readback, read_back
@@ -49,8 +49,10 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     _check_readback(readback)
 
     session = open_session(file, runtime=config.runtime)
-    placement, transposes = session.placement(), stray_transposes(graph, source.transposes)
-    _check_coverage(config.coverage, placement.undelegated, transposes)
+    placement, islands = session.placement(), float_islands(graph)
+    transposes = stray_transposes(graph, source.transposes)
+    found = {"undelegated": placement.undelegated, "layout_changes": transposes, "float_islands": islands}
+    _check_coverage(config.coverage, found)
 
     test, labels = load_array(data.file("test_inputs.npy")), np.load(data.file("test_labels.npy"))
     pixels = raw_pixels(data.facts["preprocessing"])
@@ -90,6 +92,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
             "undelegated": list(placement.undelegated),
             "lookups": list(placement.lookups),
             "stray_transposes": len(transposes),
+            "float_islands": islands,
         },
         "bytes_moved": bytes_moved(graph),
         "input": {**dataclasses.asdict(session.inputs[0]), "layout": layout(session)},
@@ -136,11 +139,13 @@ def _check_readback(readback: Readback) -> None:
         raise GateError(f"scales: {readback.problems[0]}{more}; the file does not hold what was learned")
 
 
-def _check_coverage(limits: CoverageLimits, missing: Sequence[str], transposes: Sequence[str]) -> None:
-    if len(missing) > limits.undelegated:
-        raise GateError(f"coverage: {len(missing)} nodes are not delegated ({', '.join(missing[:5])})")
-    if len(transposes) > limits.layout_changes:
-        raise GateError(f"coverage: {len(transposes)} layout changes in the file ({', '.join(transposes[:5])})")
+def _check_coverage(limits: CoverageLimits, found: Mapping[str, Sequence[str]]) -> None:
+    """`found`: by the name of each limit, what it counts."""
+    for name, places in found.items():
+        limit = getattr(limits, name)
+        if limit is not None and len(places) > limit:
+            what, shown = name.replace("_", " "), ", ".join(places[:5])
+            raise GateError(f"coverage: {len(places)} {what} ({shown}), the target allows {limit}")
 
 
 def _check_parity(limits: ParityLimits, parity: Parity, reference: np.ndarray, outputs: np.ndarray) -> None:
