@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -61,7 +62,7 @@ class QuantizedProgram:
         for entry, placed in zip(self.table, places, strict=True):
             if entry.kind == "weight":
                 owner, _, leaf = placed.tensor.rpartition(".")
-                layer = model.get_submodule(owner)
+                layer: Any = model.get_submodule(owner)
                 embedding = isinstance(layer, nn.Embedding)
                 if stored and embedding:
                     model.set_submodule(owner, StoredEmbedding(StoredWeight(entry, layer.weight)))
