@@ -5,7 +5,7 @@ from pathlib import Path
 from edgekd.errors import UsageError
 from edgekd.runtimes.session import Session
 
-SUFFIXES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime", ".xml": "openvino"}
+SUFFIXES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime", ".ort": "onnxruntime", ".xml": "openvino"}
 """Which runtime opens a file, by its suffix."""
 
 

@@ -1,6 +1,7 @@
 """LiteRT (ai-edge-litert): run a .tflite file, and see what its delegate took."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
 from edgekd.quiet import quiet
-from edgekd.runtimes.session import Placement, Session, TensorSpec
+from edgekd.runtimes.session import Placement, Session, TensorSpec, quantized_tensors, real_values
 
 IDENTIFIER = b"TFL3"
 DELEGATE = "DELEGATE"
@@ -27,15 +28,8 @@ class LiteRTSession(Session):
 
     def __init__(self, file: Path, threads: int = 1) -> None:
         check_file(file)
-        from ai_edge_litert.interpreter import Interpreter
-
-        try:
-            with quiet():
-                self._interpreter = Interpreter(str(file), num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split()) or "no reason given"
-            raise DeviceError(f"{file}: ai-edge-litert refuses it: {reason}") from error
+        self._file = file
+        self._interpreter, self.load_ns = _interpreter(file, num_threads=threads)
         self.inputs = [_spec(detail) for detail in self._interpreter.get_input_details()]
         self.outputs = [_spec(detail) for detail in self._interpreter.get_output_details()]
         self._input_indices = [detail["index"] for detail in self._interpreter.get_input_details()]
@@ -52,6 +46,16 @@ class LiteRTSession(Session):
     def placement(self) -> Placement:
         ids = [spec.dtype in IDS for spec in self.inputs]
         return placement_of(self._interpreter._get_ops_details(), set(itertools.compress(self._input_indices, ids)))
+
+    def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:
+        """The delegate runs node by node for it, with the same arithmetic."""
+        from edgekd.verify.tflite import read_graph
+
+        loaded, _ = _interpreter(self._file, experimental_preserve_all_tensors=True)
+        loaded.set_tensor(self._input_indices[0], sample[None])
+        loaded.invoke()
+        tensors = quantized_tensors(read_graph(self._file))
+        return {tensor.index: real_values(tensor, loaded.get_tensor(tensor.index)) for tensor in tensors}
 
 
 def check_file(file: Path) -> None:
@@ -88,6 +92,21 @@ def _fed_by(plain: Sequence[dict[str, Any]], ids: set[int]) -> set[int]:
             if node["op_name"] == RESHAPE:
                 flowing |= {int(tensor) for tensor in node["outputs"]}
     return found
+
+
+def _interpreter(file: Path, **options: Any) -> tuple[Any, int]:
+    """The runtime with the file in it, tensors allocated, and the nanoseconds that it took."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        with quiet():
+            started = time.perf_counter_ns()
+            loaded = Interpreter(str(file), **options)
+            loaded.allocate_tensors()
+            return loaded, time.perf_counter_ns() - started
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise DeviceError(f"{file}: ai-edge-litert refuses it: {reason}") from error
 
 
 def _taken(plain: Sequence[dict[str, Any]], delegates: Sequence[dict[str, Any]]) -> set[int]:

@@ -1,6 +1,7 @@
-"""ONNX Runtime on the CPU: run an .onnx file, and see what it computes in float."""
+"""ONNX Runtime on the CPU: run an .onnx or .ort file, and see what it computes in float."""
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,23 +9,24 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
-from edgekd.runtimes.session import Placement, Session, TensorSpec
+from edgekd.quiet import quiet
+from edgekd.runtimes.session import Placement, Session, TensorSpec, input_scales, quantized_tensors, real_values
 
+ORT_IDENTIFIER = b"ORTM"
 COMPUTE = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
 """What does the work of a network; in an int8 model the runtime replaces each by an integer kernel."""
 
 
 class OnnxRuntimeSession(Session):
-    """A loaded .onnx file.
+    """A loaded .onnx or .ort file.
 
-    Raises UsageError if the file is missing or not an ONNX model, DeviceError if the runtime refuses it.
+    Raises UsageError if the file is missing or not a model of its suffix, DeviceError if the runtime refuses it.
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
-        check_file(file)
-        self._file, self._threads = file, threads
-        self._session = self._load(None)
         scales = _input_scales(file)
+        self._file, self._threads = file, threads
+        self._session, self.load_ns = self._load(str(file))
         self.inputs = [_spec(entry, *scales.get(entry.name, (0.0, 0))) for entry in self._session.get_inputs()]
         self.outputs = [_spec(entry, 0.0, 0) for entry in self._session.get_outputs()]
         self._feed: dict[str, np.ndarray] = {}
@@ -47,7 +49,7 @@ class OnnxRuntimeSession(Session):
 
         with tempfile.TemporaryDirectory() as place:
             optimised = Path(place) / "optimised.onnx"
-            self._load(optimised)
+            self._load(str(self._file), optimized_model_filepath=str(optimised))
             graph = onnx.load(str(optimised)).graph
         nodes, weights = graph.node, {tensor.name for tensor in graph.initializer}
         weights |= {node.output[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in weights}
@@ -59,24 +61,73 @@ class OnnxRuntimeSession(Session):
         ]
         return Placement(len(nodes), 1, tuple(missing))
 
-    def _load(self, optimised: Path | None) -> Any:
+    def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:
+        """Without the optimisations that put integer kernels in the place of float ones; they may round otherwise."""
+        if self._file.suffix == ".ort":
+            raise UsageError(
+                f"{self._file}: the inner tensors of an .ort file cannot be read; "
+                "those of the .onnx file that it was converted from can"
+            )
+        import onnxruntime
+
+        from edgekd.verify.onnx import read_graph
+
+        graph = read_graph(self._file)
+        wanted = quantized_tensors(graph)
+        inner = [tensor for tensor in wanted if tensor.index not in graph.inputs]
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session, _ = self._load(
+            _with_outputs(read_model(self._file), {tensor.name: tensor.dtype for tensor in inner}),
+            graph_optimization_level=level,
+        )
+        names, feed = [entry.name for entry in session.get_outputs()], {self.inputs[0].name: sample[None]}
+        found = dict(zip(names, session.run(names, feed), strict=True)) | feed
+        return {tensor.index: real_values(tensor, found[tensor.name]) for tensor in wanted}
+
+    def _load(self, model: str | bytes, **settings: Any) -> tuple[Any, int]:
+        """The runtime with a file or its content in it, session options by name, and the nanoseconds that it took."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        if optimised is not None:
-            options.optimized_model_filepath = str(optimised)
+        for name, value in settings.items():
+            setattr(options, name, value)
         try:
-            return onnxruntime.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
+            with quiet():
+                started = time.perf_counter_ns()
+                session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+                return session, time.perf_counter_ns() - started
         except Exception as error:
             reason = " ".join(str(error).split())
             raise DeviceError(f"{self._file}: onnxruntime refuses it: {reason}") from error
 
 
 def check_file(file: Path) -> None:
-    """Refuse what is not an ONNX model, or one whose data lies in other files, before native code sees it."""
+    """Refuse what is not a model of its suffix's format, or one whose data lies elsewhere, before native code does.
+
+    Raises UsageError.
+    """
+    if file.suffix == ".ort":
+        read_ort(file)
+    else:
+        read_model(file)
+
+
+def read_ort(file: Path) -> bytes:
+    """The content of an .ort file. Raises UsageError if it is not one."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+    if content[4:8] != ORT_IDENTIFIER:
+        raise UsageError(f"{file}: not an ORT model (no {ORT_IDENTIFIER.decode()} mark at its start)")
+    return content
+
+
+def read_model(file: Path) -> Any:
+    """The ModelProto of an .onnx file. Raises UsageError if it is not one, or if its data lies in other files."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -91,21 +142,39 @@ def check_file(file: Path) -> None:
     outside = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
     if outside:
         raise UsageError(f"{file}: '{outside[0]}' lies in another file; save the model with its data inside")
+    return model
 
 
 def _input_scales(file: Path) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of the inputs that the model dequantizes itself."""
-    import onnx
+    """Scale and zero point of the inputs that the model dequantizes itself. Raises UsageError if it is not a model."""
+    if file.suffix == ".ort":
+        from edgekd.verify.ort import read_graph
+
+        return input_scales(read_graph(file))
     from onnx import numpy_helper
 
-    graph = onnx.load(str(file)).graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    inputs = {entry.name for entry in graph.input}
-    return {
-        node.input[0]: (float(constants[node.input[1]]), int(constants[node.input[2]]))
-        for node in graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in inputs
-    }
+    graph = read_model(file).graph
+    constants, inputs = {tensor.name: tensor for tensor in graph.initializer}, {entry.name for entry in graph.input}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in inputs and set(node.input[1:]) <= constants.keys():
+            scale, *zero_point = (numpy_helper.to_array(constants[name]).ravel() for name in node.input[1:])
+            if scale.size == 1:
+                found[node.input[0]] = (float(scale[0]), int(zero_point[0][0]) if zero_point else 0)
+    return found
+
+
+def _with_outputs(model: Any, dtypes: dict[str, str]) -> bytes:
+    """A model that hands out these inner tensors as well, name -> dtype."""
+    from onnx import helper
+
+    handed_out = {entry.name for entry in model.graph.output}
+    for name, dtype in dtypes.items():
+        if name not in handed_out:
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+            model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _spec(entry: Any, scale: float, zero_point: int) -> TensorSpec:

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: run an .xml file, and see what it computes in float."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import DeviceError
-from edgekd.runtimes.session import Placement, Session, TensorSpec
+from edgekd.runtimes.session import Placement, Session, TensorSpec, input_scales, quantized_tensors, real_values
 
 COMPUTE = ("Convolution", "FullyConnected", "MatMul")
 """What does the work of a network; in an int8 model these run on integers."""
@@ -21,17 +22,22 @@ class OpenVINOSession(Session):
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
-        check_file(file)
+        from edgekd.verify.openvino import read_graph
+
+        scales = input_scales(read_graph(file))
         import openvino
 
+        self._file = file
+        self._core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
-            self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+            started = time.perf_counter_ns()
+            self._compiled = self._core.compile_model(str(file), "CPU", settings)
+            self._request = self._compiled.create_infer_request()
+            self.load_ns = time.perf_counter_ns() - started
         except Exception as error:
             reason = " ".join(str(error).split())
             raise DeviceError(f"{file}: OpenVINO refuses it: {reason}") from error
-        self._request = self._compiled.create_infer_request()
-        scales = _input_scales(file)
         self.inputs = [_spec(port, *scales.get(port.any_name, (0.0, 0))) for port in self._compiled.inputs]
         self.outputs = [_spec(port, 0.0, 0) for port in self._compiled.outputs]
         self.invoke = self._request.infer
@@ -51,25 +57,25 @@ class OpenVINOSession(Session):
         missing = [f"{p}:{kind}" for p, kind, precision in work if quantized and precision not in INTEGERS]
         return Placement(sum(kind != "Const" for kind, _ in nodes), 1, tuple(missing))
 
+    def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:
+        """The file is compiled with a result behind each; what a result reads is not fused, and may round otherwise."""
+        from edgekd.verify.openvino import read_graph
+
+        graph, model = read_graph(self._file), self._core.read_model(str(self._file))
+        wanted = quantized_tensors(graph)
+        inner = [tensor for tensor in wanted if tensor.index not in graph.inputs]
+        ports = model.add_outputs([(tensor.name, 0) for tensor in inner])
+        compiled = self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        answers = compiled([sample[None]])
+        found = {tensor.index: answers[model.get_result_index(port)] for tensor, port in zip(inner, ports, strict=True)}
+        return {tensor.index: real_values(tensor, found.get(tensor.index, sample[None])) for tensor in wanted}
+
 
 def check_file(file: Path) -> None:
     """Refuse what is not an IR with its weights beside it, before native code sees it."""
     from edgekd.verify.openvino import read_document
 
     read_document(file)
-
-
-def _input_scales(file: Path) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of the inputs that the model dequantizes itself."""
-    from edgekd.verify.openvino import UNSIGNED_OFFSET, read_graph
-
-    graph = read_graph(file)
-    tensors = [graph.tensors[index] for index in graph.inputs]
-    return {
-        tensor.name: (float(tensor.scale[0]), tensor.zero_point[0] + UNSIGNED_OFFSET)
-        for tensor in tensors
-        if tensor.scale
-    }
 
 
 def _runtime_info(node: Any) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileTensor
+
 IMAGE_DIMENSIONS = 4
 
 
@@ -48,11 +50,15 @@ class Placement:
 
 
 class Session:
-    """A loaded file of one runtime. Runtimes fill in `inputs`, `outputs`, `invoke` and the three methods below."""
+    """A loaded file of one runtime. Runtimes fill in the fields and the first four methods below.
+
+    load_ns: nanoseconds that the runtime itself took to load the file and get ready to run, without edgekd's checks.
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     invoke: Callable[[], object]
+    load_ns: int
     channels_last = False
 
     def set_inputs(self, values: Sequence[np.ndarray]) -> None:
@@ -62,6 +68,15 @@ class Session:
         raise NotImplementedError
 
     def placement(self) -> Placement:
+        raise NotImplementedError
+
+    def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:
+        """What each quantized tensor of the file holds for one sample, as real values, float32, in its own shape.
+
+        sample: an encoded input without its batch dimension. The keys are the tensors' indices in the graph that
+        `edgekd.verify.read.read_graph` reads. The file is loaded again, in a form that keeps inner tensors.
+        Raises UsageError where the format does not let them be read.
+        """
         raise NotImplementedError
 
     def encode(self, inputs: np.ndarray, pixels: tuple[float, float] | None = None) -> np.ndarray:
@@ -101,3 +116,27 @@ def layout(session: Session) -> str:
 def channels_last(inputs: np.ndarray) -> np.ndarray:
     """Samples of shape (N, channels, height, width) as (N, height, width, channels); others as they are."""
     return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)) if inputs.ndim == IMAGE_DIMENSIONS else inputs
+
+
+def input_scales(graph: FileGraph) -> dict[str, tuple[float, int]]:
+    """Scale and zero point of a file's quantized inputs by name, as the integers of the input's own dtype mean them."""
+    tensors = [graph.tensors[index] for index in graph.inputs]
+    return {
+        tensor.name: (float(tensor.scale[0]), _zero_point(tensor, tensor.dtype)) for tensor in tensors if tensor.scale
+    }
+
+
+def quantized_tensors(graph: FileGraph) -> list[FileTensor]:
+    """The tensors of a file that hold quantized activations."""
+    return [tensor for tensor in graph.tensors if tensor.scale and tensor.constant is None]
+
+
+def real_values(tensor: FileTensor, values: np.ndarray) -> np.ndarray:
+    """What a quantized tensor's integers stand for, float32; values that a runtime gives as real ones stay."""
+    if not np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.float32)
+    return (values.astype(np.float32) - np.float32(_zero_point(tensor, values.dtype.name))) * tensor.scale[0]
+
+
+def _zero_point(tensor: FileTensor, dtype: str) -> int:
+    return tensor.zero_point[0] + (UNSIGNED_OFFSET if dtype == "uint8" else 0)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+UNSIGNED_OFFSET = 128
+"""An int8 number and the uint8 number that stands for the same real value differ by this much."""
+
 
 @dataclass(frozen=True)
 class FileTensor:

@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.runtimes.onnxruntime import check_file
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+from edgekd.runtimes.onnxruntime import read_model
+from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-UNSIGNED_OFFSET = 128
-"""An int8 number and the uint8 number that stands for the same real value differ by this much."""
 
 
 def read_graph(file: Path) -> FileGraph:
@@ -20,12 +18,12 @@ def read_graph(file: Path) -> FileGraph:
 
     Raises UsageError if the file is not an ONNX model or is damaged.
     """
-    check_file(file)
+    content = read_model(file)
     import onnx
     from onnx import numpy_helper
 
     try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
+        model = onnx.shape_inference.infer_shapes(content)
         graph = model.graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         types = {entry.name: _type(entry) for entry in (*graph.input, *graph.value_info, *graph.output)}

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
 
 DTYPES = {
     "FP32": "float32", "FP16": "float16", "FP64": "float64", "I8": "int8", "U8": "uint8", "I32": "int32",
     "I64": "int64", "BOOL": "bool",
 }  # fmt: skip
-UNSIGNED_OFFSET = 128
-"""An int8 number and the uint8 number that stands for the same real value differ by this much."""
 DEQUANTIZING = ("Gather", "Convert", "Subtract", "Multiply")
 LARGEST_XML = 1 << 28
 

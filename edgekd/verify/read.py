@@ -9,6 +9,10 @@ from edgekd.verify.graph import FileGraph
 def read_graph(file: Path) -> FileGraph:
     """The graph of a file, by its suffix. Raises UsageError for another suffix, another content, or damage."""
     match runtime_for(file):
+        case "onnxruntime" if file.suffix == ".ort":
+            from edgekd.verify import ort
+
+            return ort.read_graph(file)
         case "onnxruntime":
             from edgekd.verify import onnx
 

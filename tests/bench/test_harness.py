@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -7,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekd.bench import harness
 from edgekd.bench.harness import generated_inputs, measure
 from edgekd.errors import UsageError
+from edgekd.export.formats import export_program
+from edgekd.export.ort import convert
+from edgekd.runtimes import SUFFIXES, open_session
 from edgekd.runtimes.session import TensorSpec
+from tests.export.small import quantized
 
 
 def job(model: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -26,6 +32,38 @@ def test_samples_are_written_in_nanoseconds(int8_file: Path, tmp_path: Path) -> 
     assert (samples > 0).all()
     assert result["load_ns"] > 0
     assert result["peak_memory_bytes"] >= result["base_memory_bytes"] > 1_000_000
+
+
+def test_the_load_time_is_the_runtime_s_own(int8_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(harness, "open_session", lambda *args: opened.append(open_session(*args)) or opened[0])
+    assert measure(job(int8_file, tmp_path))["load_ns"] == opened[0].load_ns
+
+
+def test_every_kind_of_file_has_its_modules_imported_before_its_memory_is_read() -> None:
+    assert harness.MODULES.keys() == SUFFIXES.keys()
+    for modules in harness.MODULES.values():
+        for module in modules:
+            assert importlib.util.find_spec(module) is not None
+
+
+@pytest.mark.parametrize("name", ["onnx", "ort"])
+def test_opening_a_model_imports_no_package_that_is_not_there_before(name: str, tmp_path: Path) -> None:
+    export_program(quantized(), "onnx", tmp_path)
+    convert(tmp_path / "model.onnx", tmp_path / "model.ort")
+    program = """if True:
+        import importlib, sys
+        from pathlib import Path
+        from edgekd.bench.harness import MODULES, open_session
+        file = Path(sys.argv[1])
+        for module in MODULES[file.suffix]:
+            importlib.import_module(module)
+        before = {name.partition(".")[0] for name in sys.modules}
+        open_session(file)
+        print(sorted({name.partition(".")[0] for name in sys.modules} - before))
+    """
+    command = [sys.executable, "-c", program, str(tmp_path / f"model.{name}")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_it_goes_on_until_there_are_enough_runs(int8_file: Path, tmp_path: Path) -> None:
