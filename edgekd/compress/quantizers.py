@@ -41,6 +41,13 @@ def read_table(document: list[dict[str, Any]]) -> tuple[Quantizer, ...]:
     return tuple(Quantizer(**frozen(entry)) for entry in document)
 
 
+def kept(table: Sequence[Quantizer], precision: str) -> tuple[Quantizer, ...]:
+    """The quantizers that a file of this precision must hold."""
+    if precision == "int8":
+        return tuple(table)
+    return tuple(entry for entry in table if entry.kind == "weight") if precision == "int8-weights" else ()
+
+
 def output_scale(table: Sequence[Quantizer]) -> float:
     """The scale of the output's quantizer: the activation that no other is computed from."""
     used = {source for quantizer in table for source in quantizer.sources}

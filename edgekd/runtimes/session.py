@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekd.errors import UsageError
 from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileTensor
 
 IMAGE_DIMENSIONS = 4
@@ -75,9 +76,9 @@ class Session:
 
         sample: an encoded input without its batch dimension. The keys are the tensors' indices in the graph that
         `edgekd.verify.read.read_graph` reads. The file is loaded again, in a form that keeps inner tensors.
-        Raises UsageError where the format does not let them be read.
+        Raises UsageError where the format or the runtime does not let them be read.
         """
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__}: inner tensors cannot be read")
 
     def encode(self, inputs: np.ndarray, pixels: tuple[float, float] | None = None) -> np.ndarray:
         """Model inputs, (N, channels, height, width) or (N, ...), to what the file's input holds.

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from edgekd.artifact import sha256_of
-from edgekd.compress.quantizers import output_scale, read_table
+from edgekd.compress.quantizers import kept, output_scale, read_table
+from edgekd.config import nearest
 from edgekd.dependencies import require_runtime
 from edgekd.errors import GateError, UsageError
 from edgekd.publish import MANIFEST
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.runtimes.session import Session
+from edgekd.target import FORMATS
 from edgekd.verify.graph import layout_changes
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
@@ -26,20 +28,26 @@ def verify_published(folder: Path) -> dict[str, Any]:
     manifest = _manifest(folder)
     try:
         table, limits = read_table(manifest["quantizers"]), manifest["parity"]["limits"]
+        precision, output, runtime = manifest["precision"], manifest["output"], str(manifest["runtime"])
         model_name = str(manifest["model"])
         digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder / MANIFEST}: not a manifest of edgekd ({type(error).__name__}: {error})") from error
     model = folder / model_name
-    require_runtime(runtime_for(model))
+    runtime_for(model)
+    if runtime not in FORMATS:
+        raise UsageError(f"{folder / MANIFEST}: runtime '{runtime}' is not known; {nearest(runtime, FORMATS)}")
+    require_runtime(runtime)
     graph = read_graph(model)
-    readback = read_back(table, graph)
+    readback = read_back(kept(table, precision), graph)
     if readback.problems:
         raise GateError(f"{model}: {readback.problems[0]}; the file does not hold what was learned")
-    session = open_session(model)
-    worst = _worst_golden_difference(folder, session, output_scale(table))
-    if worst > limits["max_lsb"]:
-        raise GateError(f"{model}: a golden output is {worst:g} steps off, above {limits['max_lsb']:g}")
+    session = open_session(model, runtime=runtime)
+    steps = precision == "int8"
+    scale = output_scale(table) / (1 if output["meaning"].startswith("logits") else 2) if steps else 1.0
+    worst, limit = _worst_golden_difference(folder, session, scale), limits["max_lsb" if steps else "max_abs_diff"]
+    if worst > limit:
+        raise GateError(f"{model}: a golden output is {worst:g} {'steps ' if steps else ''}off, above {limit:g}")
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise GateError(f"{folder / name}: missing; publish it again with edgekd build")
@@ -48,9 +56,9 @@ def verify_published(folder: Path) -> dict[str, Any]:
     checks = {
         "files": len(digests),
         "scales exact": f"{readback.exact}/{readback.learned}",
-        "golden outputs, largest difference in steps": worst,
+        f"golden outputs, largest difference{' in steps' if steps else ''}": worst,
         "undelegated nodes": len(session.placement().undelegated),
-        "stray transposes": len(layout_changes(graph)),
+        "transposes": len(layout_changes(graph)),
     }
     return {"artifact": str(folder), "target": manifest["target"], "checks": checks}
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from edgekd.artifact import Facts
-from edgekd.compress.quantizers import Quantizer
+from edgekd.compress.program import QuantizedProgram
+from edgekd.compress.quantizers import Quantizer, kept
 from edgekd.compress.steps import restore_program
 from edgekd.errors import GateError
 from edgekd.export.steps import model_file
@@ -23,9 +25,10 @@ from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, raw_pixels
+from edgekd.verify.bisect import first_departure
 from edgekd.verify.compare import Parity, compare_outputs
 from edgekd.verify.coverage import asked_transposes, float_islands, stray_transposes
-from edgekd.verify.graph import bytes_moved
+from edgekd.verify.graph import FileGraph, bytes_moved
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import Readback, read_back
 
@@ -38,7 +41,8 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     The whole test split runs through the exported file in its real runtime, one sample at a time. File: `golden.npz`
     with the first test samples raw, as model input, as model output, and their labels.
 
-    Raises GateError at the first check that fails, naming the layer, node or sample.
+    Raises GateError at the first check that fails, naming the layer, node or sample. Where outputs differ, it is the
+    first layer at which a sample that differs departs, with both values.
     """
     deterministic(work.seed)
     config, data = work.config, work.inputs["data"]
@@ -60,7 +64,10 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     outputs = _run(session, inputs, work.progress)
     reference = predict(source.model, test)
     parity = compare_outputs(reference, session.decode(outputs), source.step, config.output)
-    _check_parity(config.parity, parity, reference, outputs)
+    if problem := _parity_problem(config.parity, parity, reference, outputs):
+        sample = parity.disagreeing[0] if parity.disagreeing else parity.worst
+        where = source.locate(session, graph, readback, test[sample : sample + 1], inputs[sample])
+        raise GateError(f"parity: {problem}{where}")
 
     float_session = open_session(model_file(work.inputs["float"]), runtime=config.runtime)
     float_outputs = float_session.run(float_session.encode(test.numpy(), pixels))
@@ -118,6 +125,16 @@ class _Source:
     table: tuple[Quantizer, ...]
     step: float
     transposes: int
+    program: QuantizedProgram | None = None
+
+    def locate(
+        self, session: Session, graph: FileGraph, readback: Readback, inputs: torch.Tensor, encoded: np.ndarray
+    ) -> str:
+        """The layer at which a file departs for one sample, as the end of a sentence; empty where none is found."""
+        if self.program is None:
+            return ""
+        departure = first_departure(session, graph, readback.places, self.program, inputs, encoded)
+        return f"; {departure}" if departure else ""
 
 
 def _source(work: Work[VerifyConfig]) -> _Source:
@@ -126,11 +143,11 @@ def _source(work: Work[VerifyConfig]) -> _Source:
         model, architecture = load_module(work.inputs["student"].path, "student")
         return _Source(model, (), 0.0, asked_transposes(model, example_input(architecture)))
     program = restore_program(work.inputs["program"])
+    table = kept(program.table, work.config.precision)
     transposes = asked_transposes(program.frozen(stored=False), program.example)
     if work.config.precision == "int8":
-        return _Source(program.model, program.table, program.output_scale, transposes)
-    weights = tuple(entry for entry in program.table if entry.kind == "weight")
-    return _Source(program.weights_only(), weights, 0.0, transposes)
+        return _Source(program.model, table, program.output_scale, transposes, program)
+    return _Source(program.weights_only(), table, 0.0, transposes)
 
 
 def _check_readback(readback: Readback) -> None:
@@ -148,24 +165,21 @@ def _check_coverage(limits: CoverageLimits, found: Mapping[str, Sequence[str]]) 
             raise GateError(f"coverage: {len(places)} {what} ({shown}), the target allows {limit}")
 
 
-def _check_parity(limits: ParityLimits, parity: Parity, reference: np.ndarray, outputs: np.ndarray) -> None:
+def _parity_problem(limits: ParityLimits, parity: Parity, reference: np.ndarray, outputs: np.ndarray) -> str:
+    """What breaks a limit, in words; empty if nothing does."""
     if parity.samples < limits.samples:
-        raise GateError(f"parity: {parity.samples} test samples; the target asks for {limits.samples}")
+        return f"{parity.samples} test samples; the target asks for {limits.samples}"
     if parity.agreement < limits.agreement:
         first = parity.disagreeing[0]
-        raise GateError(
-            f"parity: the file agrees on {parity.agreement:.4f} of {parity.samples} samples, below {limits.agreement}; "
+        return (
+            f"the file agrees on {parity.agreement:.4f} of {parity.samples} samples, below {limits.agreement}; "
             f"first at test sample {first}: class {reference[first].argmax()} became {outputs[first].argmax()}"
         )
     if parity.max_lsb is not None and limits.max_lsb is not None and parity.max_lsb > limits.max_lsb:
-        raise GateError(
-            f"parity: an output of test sample {parity.worst} is {parity.max_lsb:g} steps off, above {limits.max_lsb:g}"
-        )
+        return f"an output of test sample {parity.worst} is {parity.max_lsb:g} steps off, above {limits.max_lsb:g}"
     if limits.max_abs_diff is not None and parity.max_abs_diff > limits.max_abs_diff:
-        raise GateError(
-            f"parity: an output of test sample {parity.worst} is {parity.max_abs_diff:g} off, above "
-            f"{limits.max_abs_diff:g}"
-        )
+        return f"an output of test sample {parity.worst} is {parity.max_abs_diff:g} off, above {limits.max_abs_diff:g}"
+    return ""
 
 
 def _check_budgets(budgets: Budgets, accuracy: dict[str, float], samples: int, size: int) -> None:
