@@ -1,6 +1,8 @@
 """Folding batch normalisation into the layer before it."""
 
 import copy
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +11,11 @@ from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd.errors import ExportError, first_line
+from edgekd.quiet import quiet
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ROWS = 2
+TORCH = Path(torch.__file__).parent
 
 
 def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -33,11 +37,20 @@ def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:
 
 
 def trace(model: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
-    """torch.export without a compiler; raises ExportError with the reason."""
+    """torch.export without a compiler; raises ExportError with the reason, and the line of code that it is about."""
     try:
-        return torch.export.export(model, (example,), strict=False)
+        with quiet():
+            return torch.export.export(model, (example,), strict=False)
     except Exception as error:
-        raise ExportError(f"torch.export cannot trace {type(model).__name__}: {first_line(error)}") from error
+        where = _line_of(error)
+        raise ExportError(f"torch.export cannot trace {type(model).__name__}: {first_line(error)}{where}") from error
+
+
+def _line_of(error: Exception) -> str:
+    """The innermost line of the model's own code in a traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.name == "forward" and TORCH not in Path(frame.filename).parents]
+    return f"; at {Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line}" if own else ""
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:

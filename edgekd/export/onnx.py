@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgekd.compress.fold import trace
-from edgekd.errors import ExportError, first_line
+from edgekd.errors import ExportError
+from edgekd.export.blame import refusal
 from edgekd.export.card import Card
 from edgekd.quiet import quiet
 from edgekd.target import Precision
@@ -32,7 +33,7 @@ def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Preci
             content = onnx.load(str(file))
     except Exception as error:
         file.unlink(missing_ok=True)
-        raise ExportError(f"ONNX export: torch.onnx refused the model: {first_line(error)}") from error
+        raise ExportError(f"ONNX export: torch.onnx refused the model: {refusal(error, program)}") from error
     content = _tidied(content)
     _drop_saturated_relus(content)
     _turn_weights(content)

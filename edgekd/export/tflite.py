@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edgekd.compress.fold import trace
 from edgekd.compress.quantizers import Quantizer
-from edgekd.errors import ExportError, first_line
+from edgekd.errors import ExportError
+from edgekd.export.blame import refusal
 from edgekd.export.card import Card
 from edgekd.quiet import quiet
 from edgekd.target import Precision
@@ -28,6 +30,7 @@ def export(
     An image is channels last, batch 1; input and output of a full-integer file are int8. table: the program's
     quantizers, by which its rounded weights are known again. Raises ExportError with the converter's reason.
     """
+    program = trace(model, example)
     try:
         with quiet():
             import litert_torch
@@ -38,7 +41,7 @@ def export(
             config = _static_int8() if precision == "int8" else None
             litert_torch.convert(model.eval(), (example,), quant_config=config).export(str(file))
     except Exception as error:
-        raise ExportError(f"TFLite export: litert-torch refused the model: {first_line(error)}") from error
+        raise ExportError(f"TFLite export: litert-torch refused the model: {refusal(error, program)}") from error
     from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
     from edgekd.export.tflite_store import halve_weights, store_embeddings, store_weights
