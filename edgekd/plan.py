@@ -22,6 +22,7 @@ from edgekd.step import Step
 from edgekd.step_configs import (
     ExportConfig,
     MeasureConfig,
+    PreflightConfig,
     QuantizeConfig,
     StudentConfig,
     VerifyConfig,
@@ -29,6 +30,7 @@ from edgekd.step_configs import (
 from edgekd.target import Precision, Target, load_target, target_label
 
 COMPARISON_PROTOCOL = "rapid"
+PREFLIGHT = State("preflight")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def make_plan(
     each other; DependencyError for packages that are not installed.
     """
     targets = [(target_label(name), load_target(name)) for name in dict.fromkeys(target_names)]
-    steps = _training_steps(recipe)
+    preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
+    steps = {step.name: step for step in preflights} | _training_steps(recipe)
     plans = []
     for name, target in targets:
         added, plan = _target_steps(name, target, recipe, devices or target.devices)
@@ -85,6 +88,17 @@ def make_plan(
     check_contracts(ordered)
     require((package for step in ordered for package in step.packages), [target.format for _, target in targets])
     return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
+
+
+def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
+    return Step(
+        f"preflight[{name}]",
+        "edgekd.verify.preflight:preflight",
+        PreflightConfig(recipe.task, recipe.student, target),
+        PREFLIGHT,
+        packages=(*DATA, *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
+        modules=(module_of(recipe.task.source), module_of(recipe.student.model, MODELS)),
+    )
 
 
 def _training_steps(recipe: Recipe) -> dict[str, Step]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekd.recipe import Budgets, Distillation, Quantization, Student
-from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime
+from edgekd.recipe import Budgets, Distillation, Quantization, Student, Task
+from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime, Target
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class ExportConfig:
     precision: Precision
     output: Literal["logits", "probabilities"]
     name: str
+
+
+@dataclass(frozen=True)
+class PreflightConfig:
+    """What is tried before it is trained: a student on a task's data, for a target."""
+
+    task: Task
+    student: Student
+    target: Target
 
 
 @dataclass(frozen=True)

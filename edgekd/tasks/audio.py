@@ -13,6 +13,7 @@ from edgekd.step import Progress
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
 
 LOG_OFFSET = 1e-6
+FEATURES = "log-mel features, normalised"
 FILE_NAME = re.compile(r"(?P<label>[^_]+)_.+_(?P<index>[0-9]+)\.wav")
 LOUDEST = 2.0
 """Resampling may overshoot 1 a little; samples on the scale of integers go far beyond."""
@@ -196,7 +197,7 @@ def augmented(task: AudioTask, waveform: np.ndarray, rng: np.random.Generator) -
 def describe(task: AudioTask, mean: float, std: float) -> dict[str, object]:
     """The whole way from samples to model input, as JSON, for whoever writes it again in an app."""
     return {
-        "input": "log-mel features, normalised",
+        "input": FEATURES,
         "steps": [
             f"mono samples at {task.sample_rate} Hz as numbers in [-1, 1) (int16 / 32768)",
             f"keep the first {clip_samples(task)} samples; append zeros to a shorter recording",

@@ -3,12 +3,10 @@
 import numpy as np
 
 from edgekd.artifact import Facts
-from edgekd.errors import UsageError
 from edgekd.recipe import AudioTask, ImageTask, Task
-from edgekd.references import call
 from edgekd.step import Work
 from edgekd.tasks import audio, image, text
-from edgekd.tasks.dataset import Dataset, check_labels
+from edgekd.tasks.source import load
 
 
 def prepare(work: Work[Task]) -> Facts:
@@ -17,10 +15,7 @@ def prepare(work: Work[Task]) -> Facts:
     int64 (N,); `golden_raw.npy`, the first test samples as the app has them; and what the app needs beside the model.
     """
     task = work.config
-    data = call(task.source, "", task, args=task.args)
-    if not isinstance(data, Dataset):
-        raise UsageError(f"{task.source} returned {type(data).__name__}; return an edgekd.tasks.Dataset")
-    check_labels(data)
+    data = load(task)
     rng = np.random.default_rng(work.seed)
     if isinstance(task, ImageTask):
         prepared = image.prepare(task, data, rng, work.progress)

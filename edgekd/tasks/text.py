@@ -86,6 +86,13 @@ def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: P
     )
 
 
+def vocabulary_size(task: TextTask) -> int:
+    """How many token ids there will be at most. Raises UsageError if the tokenizer cannot be read."""
+    if task.tokenizer is not None:
+        return int(_given_tokenizer(task.tokenizer).get_vocab_size())
+    return task.vocabulary or 0
+
+
 def check_sentences(split_name: str, split: Split) -> list[str]:
     """The sentences as they are. Raises UsageError for one that is not text or is blank, naming it."""
     for index, sentence in enumerate(split.inputs):

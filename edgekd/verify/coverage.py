@@ -1,9 +1,15 @@
 """What a file makes a runtime do that its source does not ask for: layout changes, float islands between integers."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
 
 from edgekd.compress.fold import trace
+from edgekd.errors import GateError
+from edgekd.runtimes.session import Placement
+from edgekd.target import CoverageLimits
 from edgekd.verify.graph import FileGraph, FileNode, layout_changes
 
 TRANSPOSES = ("transpose", "permute", "scaled_dot_product_attention")
@@ -26,6 +32,47 @@ INTEGER_KERNELS = (
     "PAD",
 )  # fmt: skip
 """What is computed on integers where a format has quantizers around it; all else is float between them."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Where a runtime runs a file, and the operations that the target's limits count, as `position:op`."""
+
+    placement: Placement
+    stray_transposes: tuple[str, ...]
+    float_islands: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Counts and places, as JSON."""
+        placement = self.placement
+        return {
+            "total": placement.total,
+            "delegated": placement.total - len(placement.undelegated) - len(placement.lookups),
+            "delegates": placement.delegates,
+            "undelegated": list(placement.undelegated),
+            "lookups": list(placement.lookups),
+            "stray_transposes": len(self.stray_transposes),
+            "float_islands": list(self.float_islands),
+        }
+
+
+def coverage(graph: FileGraph, placement: Placement, asked: int) -> Coverage:
+    """Look at a file whose source asks for `asked` transposes."""
+    return Coverage(placement, tuple(stray_transposes(graph, asked)), tuple(float_islands(graph)))
+
+
+def check_coverage(limits: CoverageLimits, found: Coverage) -> None:
+    """Raise GateError, naming the operations, where a limit is broken."""
+    counted = {
+        "undelegated": found.placement.undelegated,
+        "layout_changes": found.stray_transposes,
+        "float_islands": found.float_islands,
+    }
+    for name, places in counted.items():
+        limit = getattr(limits, name)
+        if limit is not None and len(places) > limit:
+            what, shown = name.replace("_", " "), ", ".join(places[:5])
+            raise GateError(f"coverage: {len(places)} {what} ({shown}), the target allows {limit}")
 
 
 def asked_transposes(model: nn.Module, example: torch.Tensor) -> int:

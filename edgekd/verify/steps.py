@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +22,11 @@ from edgekd.runtimes.session import Session, layout
 from edgekd.seeding import deterministic
 from edgekd.step import Progress, Work
 from edgekd.step_configs import VerifyConfig
-from edgekd.target import CoverageLimits, ParityLimits
+from edgekd.target import ParityLimits
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, raw_pixels
 from edgekd.verify.bisect import first_departure
 from edgekd.verify.compare import Parity, compare_outputs
-from edgekd.verify.coverage import asked_transposes, float_islands, stray_transposes
+from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.graph import FileGraph, bytes_moved
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import Readback, read_back
@@ -53,10 +52,8 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     _check_readback(readback)
 
     session = open_session(file, runtime=config.runtime)
-    placement, islands = session.placement(), float_islands(graph)
-    transposes = stray_transposes(graph, source.transposes)
-    found = {"undelegated": placement.undelegated, "layout_changes": transposes, "float_islands": islands}
-    _check_coverage(config.coverage, found)
+    found = coverage(graph, session.placement(), source.transposes)
+    check_coverage(config.coverage, found)
 
     test, labels = load_array(data.file("test_inputs.npy")), np.load(data.file("test_labels.npy"))
     pixels = raw_pixels(data.facts["preprocessing"])
@@ -92,15 +89,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "accuracy": accuracy,
         "parity": {name: value for name, value in dataclasses.asdict(parity).items() if name != "disagreeing"},
         "quantizers": {"learned": readback.learned, "exact": readback.exact},
-        "ops": {
-            "total": placement.total,
-            "delegated": placement.total - len(placement.undelegated) - len(placement.lookups),
-            "delegates": placement.delegates,
-            "undelegated": list(placement.undelegated),
-            "lookups": list(placement.lookups),
-            "stray_transposes": len(transposes),
-            "float_islands": islands,
-        },
+        "ops": found.document(),
         "bytes_moved": bytes_moved(graph),
         "input": {**dataclasses.asdict(session.inputs[0]), "layout": layout(session)},
         "output": dataclasses.asdict(session.outputs[0]),
@@ -154,15 +143,6 @@ def _check_readback(readback: Readback) -> None:
     if readback.problems:
         more = f" (and {len(readback.problems) - 1} more)" if len(readback.problems) > 1 else ""
         raise GateError(f"scales: {readback.problems[0]}{more}; the file does not hold what was learned")
-
-
-def _check_coverage(limits: CoverageLimits, found: Mapping[str, Sequence[str]]) -> None:
-    """`found`: by the name of each limit, what it counts."""
-    for name, places in found.items():
-        limit = getattr(limits, name)
-        if limit is not None and len(places) > limit:
-            what, shown = name.replace("_", " "), ", ".join(places[:5])
-            raise GateError(f"coverage: {len(places)} {what} ({shown}), the target allows {limit}")
 
 
 def _parity_problem(limits: ParityLimits, parity: Parity, reference: np.ndarray, outputs: np.ndarray) -> str:

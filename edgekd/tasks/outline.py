@@ -1,0 +1,36 @@
+"""What a task's data will look like to a model, without preparing it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekd.recipe import AudioTask, ImageTask, Task
+from edgekd.tasks import audio, image, text
+from edgekd.tasks.dataset import Split
+from edgekd.tasks.source import load
+
+
+@dataclass(frozen=True)
+class Outline:
+    """input_shape: of one sample. vocabulary: how many token ids there are, or None. preprocessing: what is known of it."""
+
+    input_shape: tuple[int, ...]
+    labels: tuple[str, ...]
+    vocabulary: int | None
+    preprocessing: Mapping[str, Any]
+
+
+def outline(task: Task) -> Outline:
+    """Load the data and look at its first sample. Raises UsageError if it cannot be used."""
+    data = load(task)
+    if isinstance(task, ImageTask):
+        first = image.check_images("train", Split(data.train.inputs[:1], data.train.labels[:1]))
+        height, width, channels = first.shape[1:]
+        normalisation = {"input": "raw pixels", "mean": task.mean, "std": task.std}
+        return Outline((channels, height, width), data.labels, None, normalisation)
+    if isinstance(task, AudioTask):
+        features = audio.log_mel(task, np.zeros((1, audio.clip_samples(task))))
+        return Outline((1, *features.shape[1:]), data.labels, None, {"input": audio.FEATURES})
+    return Outline((task.length,), data.labels, text.vocabulary_size(task), {"input": "token ids"})

@@ -1,0 +1,72 @@
+"""Before any training: can the untrained student be exported, and does the runtime take all of it?"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from edgekd.artifact import Facts
+from edgekd.compress.qat import quantize
+from edgekd.compress.quantizers import kept
+from edgekd.errors import GateError
+from edgekd.export.card import Card
+from edgekd.export.formats import export_float, export_program
+from edgekd.models.build import Architecture, build, example_input
+from edgekd.runtimes import open_session
+from edgekd.seeding import deterministic
+from edgekd.step import Work
+from edgekd.step_configs import PreflightConfig
+from edgekd.tasks.dataset import raw_pixels
+from edgekd.tasks.outline import Outline, outline
+from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
+from edgekd.verify.read import read_graph
+from edgekd.verify.readback import read_back
+
+CALIBRATION_SAMPLES = 8
+
+
+def preflight(work: Work[PreflightConfig]) -> Facts:
+    """Quantize the student on noise, export it, read its scales back and look at where its operations run.
+
+    Raises UsageError if data and student do not fit, ExportError naming the operation and the layer that the format
+    does not have, GateError for operations beyond the target's limits.
+    """
+    deterministic(work.seed)
+    config, data = work.config, outline(work.config.task)
+    target, student = config.target, config.student
+    architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
+    module, example = build(architecture, "student"), example_input(architecture)
+    card = Card("preflight", data.labels, target.output, data.preprocessing)
+    with TemporaryDirectory(prefix="edgekd-") as place:
+        if target.precision in ("float32", "float16"):
+            file = export_float(module, example, target.format, target.precision, Path(place), card)
+            source, table = module, ()
+        else:
+            program = quantize(module, _noise(data, work.seed), None, _input_range(data))
+            file = export_program(program, target.format, target.precision, Path(place), card)
+            source, table = program.frozen(stored=False), kept(program.table, target.precision)
+        graph = read_graph(file)
+        if problems := read_back(table, graph).problems:
+            raise GateError(f"preflight: {problems[0]}; the export would not keep what is learned")
+        found = coverage(
+            graph, open_session(file, runtime=target.runtime).placement(), asked_transposes(source, example)
+        )
+        check_coverage(target.coverage, found)
+        size = sum(part.stat().st_size for part in Path(place).rglob("*") if part.is_file())
+    return {"bytes": size, "ops": found.document()}
+
+
+def _noise(data: Outline, seed: int) -> torch.Tensor:
+    """Inputs of the right kind, shape (CALIBRATION_SAMPLES, ...)."""
+    random, shape = np.random.default_rng(seed), (CALIBRATION_SAMPLES, *data.input_shape)
+    if data.vocabulary is not None:
+        return torch.from_numpy(random.integers(0, data.vocabulary, shape, dtype=np.int32))
+    return torch.from_numpy(random.normal(size=shape).astype(np.float32))
+
+
+def _input_range(data: Outline) -> tuple[float, float] | None:
+    if (pixels := raw_pixels(data.preprocessing)) is None:
+        return None
+    mean, std = pixels
+    return (0 - mean) / std, (255 - mean) / std
