@@ -66,7 +66,8 @@ def measure(
     are kept: nanoseconds, unsigned, in order, shape (processes, runs) cut to the shortest process.
     A measurement that stays unstable is returned with valid=False and the reason.
 
-    Raises UsageError if `model` is not a model, DeviceError if the runtime refuses it or crashes.
+    Raises UsageError if `model` is not a model, DeviceError if the runtime refuses it or crashes, or is none that
+    this device has.
     """
     profile = load_device(device)
     local.require(runtime_for(model))

@@ -5,7 +5,13 @@ from pathlib import Path
 from edgekd.errors import UsageError
 from edgekd.runtimes.session import Session
 
-SUFFIXES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime", ".ort": "onnxruntime", ".xml": "openvino"}
+SUFFIXES = {
+    ".tflite": "ai-edge-litert",
+    ".onnx": "onnxruntime",
+    ".ort": "onnxruntime",
+    ".xml": "openvino",
+    ".mlpackage": "coreml",
+}
 """Which runtime opens a file, by its suffix."""
 
 
@@ -55,6 +61,10 @@ def check_file(file: Path) -> None:
             from edgekd.runtimes import openvino
 
             openvino.check_file(file)
+        case "coreml":
+            from edgekd.runtimes import coreml
+
+            coreml.check_file(file)
         case _:
             from edgekd.runtimes import litert
 

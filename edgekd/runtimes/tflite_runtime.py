@@ -43,6 +43,7 @@ class TFLiteRuntimeSession(Session):
         answer, _ = self._work([])
         self.inputs = [_spec(entry) for entry in answer["inputs"]]
         self.outputs = [_spec(entry) for entry in answer["outputs"]]
+        self.load_ns = 0  # it has a process of its own
         self._nodes, self._ids = answer["nodes"], set(answer["ids"])
 
     def invoke(self) -> None:

@@ -14,7 +14,7 @@ from edgekd.tasks.source import load
 
 @dataclass(frozen=True)
 class Outline:
-    """input_shape: of one sample. vocabulary: how many token ids there are, or None. preprocessing: what is known of it."""
+    """input_shape: that of one sample. vocabulary: how many token ids there are, or None."""
 
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]

@@ -12,7 +12,8 @@ UNSIGNED_OFFSET = 128
 class FileTensor:
     """One tensor of a file. constant: its values, or None. scale, zero_point: empty where it is not quantized.
 
-    bounds: the smallest and the largest real value, where the format keeps these and no scale.
+    bounds: the smallest and the largest real value, where the format keeps these and no scale. half: the file holds
+    the scale as float16, and `scale` is that number.
     """
 
     index: int
@@ -24,6 +25,7 @@ class FileTensor:
     zero_point: tuple[int, ...] = ()
     axis: int | None = None
     bounds: tuple[np.float32, np.float32] | None = None
+    half: bool = False
 
     @property
     def bytes(self) -> int:

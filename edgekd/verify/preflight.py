@@ -41,7 +41,7 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
     with TemporaryDirectory(prefix="edgekd-") as place:
         if target.precision in ("float32", "float16"):
             file = export_float(module, example, target.format, target.precision, Path(place), card)
-            source, table = module, ()
+            source, table = module, kept((), target.precision)
         else:
             program = quantize(module, _noise(data, work.seed), None, _input_range(data))
             file = export_program(program, target.format, target.precision, Path(place), card)
@@ -49,9 +49,8 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
         graph = read_graph(file)
         if problems := read_back(table, graph).problems:
             raise GateError(f"preflight: {problems[0]}; the export would not keep what is learned")
-        found = coverage(
-            graph, open_session(file, runtime=target.runtime).placement(), asked_transposes(source, example)
-        )
+        placement = open_session(file, runtime=target.runtime).placement()
+        found = coverage(graph, placement, asked_transposes(source, example))
         check_coverage(target.coverage, found)
         size = sum(part.stat().st_size for part in Path(place).rglob("*") if part.is_file())
     return {"bytes": size, "ops": found.document()}

@@ -21,6 +21,10 @@ def read_graph(file: Path) -> FileGraph:
             from edgekd.verify import openvino
 
             return openvino.read_graph(file)
+        case "coreml":
+            from edgekd.verify import coreml
+
+            return coreml.read_graph(file)
         case _:
             from edgekd.verify import tflite
 

@@ -111,8 +111,9 @@ class _Search:
         biases = [tensor for tensor in tensors[2:] if tensor.dtype == "int32" and tensor.scale]
         if not biases or not tensors[0].scale or not tensors[1].scale:
             return
-        expected = np.float32(tensors[0].scale[0]) * np.asarray(tensors[1].scale, dtype=np.float32)
         bias = biases[0]
+        expected = np.float32(tensors[0].scale[0]) * np.asarray(tensors[1].scale, dtype=np.float32)
+        expected = _rounded(expected, bias.half)
         if expected.tobytes() != np.asarray(bias.scale, dtype=np.float32).tobytes():
             self.problems.append(
                 f"{self.graph.describe(bias)}: the scale of a bias that is not its input's times its weight's"
@@ -133,7 +134,7 @@ class _Search:
             return
         self.tried.add(position)
         entry = self.table[position]
-        learned, found = np.asarray(entry.scale, dtype=np.float32), np.asarray(tensor.scale, dtype=np.float32)
+        learned, found = _rounded(entry.scale, tensor.half), np.asarray(tensor.scale, dtype=np.float32)
         what = f"{entry.kind} '{entry.tensor}'"
         if tensor.bounds is not None:
             low, high = _bounds(entry)
@@ -169,7 +170,7 @@ def _bounds(entry: Quantizer) -> tuple[np.float32, np.float32]:
 def _holds(entry: Quantizer, tensor: FileTensor) -> bool:
     if tensor.bounds is not None:
         return np.asarray(_bounds(entry)).tobytes() == np.asarray(tensor.bounds).tobytes()
-    learned = np.asarray(entry.scale, dtype=np.float32)
+    learned = _rounded(entry.scale, tensor.half)
     return (
         learned.tobytes() == np.asarray(tensor.scale, dtype=np.float32).tobytes()
         and entry.zero_point == tensor.zero_point
@@ -177,10 +178,19 @@ def _holds(entry: Quantizer, tensor: FileTensor) -> bool:
 
 
 def _same_bits(one: FileTensor, other: FileTensor) -> bool:
-    return (one.scale, one.zero_point, one.bounds) == (other.scale, other.zero_point, other.bounds)
+    """Where one of them is held in half precision, the other is rounded alike."""
+    half = one.half or other.half
+    scales = [_rounded(tensor.scale, half).tobytes() for tensor in (one, other)]
+    return scales[0] == scales[1] and (one.zero_point, one.bounds) == (other.zero_point, other.bounds)
+
+
+def _rounded(scale: Sequence[float] | Sequence[np.float32] | np.ndarray, half: bool) -> np.ndarray:
+    """Float32 scales as a file holds them: unchanged, or rounded to float16."""
+    exact = np.asarray(scale, dtype=np.float32)
+    return exact.astype(np.float16).astype(np.float32) if half else exact
 
 
 def _distance(entry: Quantizer, tensor: FileTensor) -> tuple[int, float]:
-    learned, found = np.asarray(entry.scale, dtype=np.float32), np.asarray(tensor.scale, dtype=np.float32)
+    learned, found = _rounded(entry.scale, tensor.half), np.asarray(tensor.scale, dtype=np.float32)
     with np.errstate(all="ignore"):
         return int((found != learned).sum()), float(np.nan_to_num(np.abs(found / learned - 1), nan=np.inf).max())
