@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from edgekd.verify.mil import Interpreter
 
 
-
 class CoreMLSession(Session):
     """A loaded .mlpackage. A classifier gives its probabilities as one array in label order.
 

@@ -16,15 +16,16 @@ TRANSPOSES = ("transpose", "permute", "scaled_dot_product_attention")
 """Operations of a torch graph that a file may have one transpose for: attention turns its keys."""
 QUANTIZERS = ("QUANTIZE", "QUANTIZELINEAR", "FAKEQUANTIZE")
 DEQUANTIZERS = ("DEQUANTIZE", "DEQUANTIZELINEAR", "FAKEQUANTIZE", "CONSTEXPR_AFFINE_DEQUANTIZE")
-MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "UNSQUEEZE", "EXPAND_DIMS", "FLATTEN", "SPLIT", "SLICE", "GATHER")
+MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "UNSQUEEZE", "EXPAND_DIMS", "FLATTEN", "SPLIT", "SLICE", "GATHER", "CAST")
 """What changes no number."""
-FUSED = ("RELU", "RELU6", "CLIP", "CLAMP", "CAST", *MOVING)
+FUSED = ("RELU", "RELU6", "CLIP", "CLAMP", *MOVING)
 """What a runtime does in one step with the integer operation before it."""
 BIAS = "ADD"
 DEQUANTIZING = ("CONVERT", "SUBTRACT", "MULTIPLY")
 """How OpenVINO writes that stored integers are dequantized."""
 ELEMENTWISE = ("ADD", "MUL", "MULTIPLY", "CONCAT")
 INTEGERS = ("int8", "uint8")
+COUNTS = ("int16", "uint16", "int32", "int64", "bool")
 INTEGER_KERNELS = (
     "CONV", "CONVOLUTION", "GROUPCONVOLUTION", "CONVTRANSPOSE", "CONV_TRANSPOSE", "CONVOLUTIONBACKPROPDATA",
     "MATMUL", "GEMM", "LINEAR", "ADD", "MUL", "MULTIPLY", "CONCAT", "MAXPOOL", "MAX_POOL", "AVERAGEPOOL", "AVG_POOL",
@@ -130,7 +131,7 @@ class _Islands:
 
     def is_float(self, node: FileNode) -> bool:
         op = node.op.upper()
-        numbers = [index for index in node.inputs if index not in self.constants]
+        numbers = [index for index in node.inputs if index not in self.constants and not self.counts(index)]
         if op in QUANTIZERS or op in DEQUANTIZERS or not numbers or self.is_integer(node):
             return False
         makers = [self.makers[index] for index in numbers if index in self.makers]
@@ -142,6 +143,10 @@ class _Islands:
             return any(self.is_float(maker) for maker in makers)
         comes_in = op in INTEGER_KERNELS and not self.typed and all(map(self.is_dequantized, self.weightless(node)))
         return not (comes_in and all(self.is_quantized_next(index) for index in node.outputs))
+
+    def counts(self, index: int) -> bool:
+        """Token ids, shapes and positions are no numbers to compute with."""
+        return self.graph.tensors[index].dtype in COUNTS
 
     def is_integer(self, node: FileNode) -> bool:
         tensors = [self.graph.tensors[index] for index in (*node.inputs, *node.outputs) if index not in self.constants]

@@ -59,9 +59,6 @@ def _quantized(graph: Any, constants: dict[str, np.ndarray]) -> dict[str, Quanti
         numbers = tuple(int(one) - shift for one in np.broadcast_to(np.atleast_1d(zero_point), scale.shape))
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         found[name] = (tuple(scale), numbers, int(axis) if len(scale) > 1 else None)
-    for node in graph.node:
-        if node.op_type == "Gather" and node.output[0] in found and node.input[0] in constants:
-            found[node.input[0]] = found[node.output[0]]  # rows of a table have the table's scale
     return found
 
 

@@ -13,7 +13,7 @@ DTYPES = {
     "FP32": "float32", "FP16": "float16", "FP64": "float64", "I8": "int8", "U8": "uint8", "I32": "int32",
     "I64": "int64", "BOOL": "bool",
 }  # fmt: skip
-DEQUANTIZING = ("Gather", "Convert", "Subtract", "Multiply")
+DEQUANTIZING = ("Convert", "Subtract", "Multiply")
 LARGEST_XML = 1 << 28
 
 Port = tuple[str, str]

@@ -1,13 +1,14 @@
 """Learned scales against the scales in a file, bit for bit and place for place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgekd.compress.quantizers import Quantizer
 from edgekd.verify.graph import FileGraph, FileNode, FileTensor
 
+LOOKUP = "GATHER"
 UNKNOWN = -1
 """Stands for a quantized tensor of the file that no quantizer of the table fits."""
 
@@ -55,19 +56,33 @@ class _Search:
     problems: list[str] = field(default_factory=list)
 
     def visit(self, node: FileNode) -> None:
-        tensors = [self.graph.tensors[index] for index in node.inputs]
+        tensors = [self._as_read(self.graph.tensors[index], node) for index in node.inputs]
         weights = [tensor for tensor in tensors if tensor.constant is not None and tensor.dtype == "int8"]
         for weight in weights:
             self.place_weight(weight, node)
         sources = frozenset[int]().union(*(self.reached.get(tensor.index, frozenset()) for tensor in tensors))
         for index in node.outputs:
             output = self.graph.tensors[index]
-            only_moved = len(sources) == 1 and any(_same_bits(tensor, output) for tensor in tensors)
+            only_moved = len(sources) == 1 and (
+                any(_same_bits(tensor, output) for tensor in tensors) or self._holds_again(sources, output)
+            )
             if only_moved or not output.scale:
                 self.reached[index] = sources
             else:
                 self.place_activation(output, sources)
         self.check_bias(node, tensors)
+
+    def _as_read(self, tensor: FileTensor, node: FileNode) -> FileTensor:
+        """A table whose rows are dequantized only after they are looked up has the scale of these rows."""
+        if tensor.scale or tensor.constant is None or tensor.dtype != "int8" or node.op.upper() != LOOKUP:
+            return tensor
+        rows = self.graph.tensors[node.outputs[0]]
+        return replace(tensor, scale=rows.scale, zero_point=rows.zero_point, half=rows.half)
+
+    def _holds_again(self, sources: frozenset[int], tensor: FileTensor) -> bool:
+        """Is it the quantizer that these numbers have had all the time, written down again?"""
+        position = next(iter(sources))
+        return position != UNKNOWN and bool(tensor.scale) and _holds(self.table[position], tensor)
 
     def place_weight(self, tensor: FileTensor, node: FileNode) -> None:
         if not tensor.scale:

@@ -158,7 +158,7 @@ def test_every_pixel_value_becomes_its_own_int8_number(tmp_path: Path, mean: flo
         export(Grid(scale, zero_point), torch.zeros(1, 1, 16, 16), file, card, half, (mean, std))
         graph, constants = read_graph(file), read_program(file).constants
         (number,) = (one.index for one in graph.tensors if one.scale)
-        real = open_session(file).tensors(pixels)[number]
+        real = open_session(file).tensors(pixels[0])[number]
         np.testing.assert_array_equal(
             np.round(real.ravel() / graph.tensors[number].scale[0]), np.arange(256) - 128 - zero_point
         )
