@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekd.artifact import Artifact
+from edgekd.keys import digest
 from edgekd.plan import Plan, TargetPlan
 
 
@@ -37,7 +38,6 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
     """One exported model: what it is, what was checked, what was measured."""
     export, checks = artifacts[target.export], artifacts[target.checks]
     float_export, student = artifacts[target.float_export], artifacts["student"]
-    file = export.files[export.facts["file"]]
     return {
         "target": target.name,
         "title": target.target.title,
@@ -45,15 +45,17 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
         "runtime": target.target.runtime,
         "path": f"{target.name}/{export.facts['file']}",
         "bytes": export.facts["bytes"],
-        "sha256": file.sha256,
+        "sha256": _model_digest(export),
         "precision": target.target.precision,
+        "output_kind": target.target.output,
         "float32": {
             "bytes": float_export.facts["bytes"],
             "path": f"{target.name}/float32/{float_export.facts['file']}",
         },
         "accuracy": checks.facts["accuracy"],
         "parity": checks.facts["parity"],
-        "parity_limits": {"agreement": target.target.parity.agreement, "max_lsb": target.target.parity.max_lsb},
+        "parity_limits": vars(target.target.parity),
+        "coverage_limits": vars(target.target.coverage),
         "quantizers": checks.facts["quantizers"],
         "ops": checks.facts["ops"],
         "cost": {
@@ -69,6 +71,14 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
             "teacher": [measurement_document(artifacts[name]) for name in target.teacher_measurements],
         },
     }
+
+
+def _model_digest(export: Artifact) -> str:
+    """SHA-256 of the model's file; of a folder, that of the names and digests of what is in it."""
+    name = export.facts["file"]
+    if name in export.files:
+        return export.files[name].sha256
+    return digest([[part, info.sha256] for part, info in sorted(export.files.items()) if part.startswith(f"{name}/")])
 
 
 def measurement_document(artifact: Artifact) -> dict[str, Any]:

@@ -9,9 +9,20 @@ from edgekd.report.charts import Bar, bars
 READERS = {
     "tflite": "the flatbuffer schema",
     "onnx": "the protobuf schema",
+    "ort": "the flatbuffer schema",
     "openvino": "its XML and binary, as ranges for activations,",
+    "coreml": "its protobuf specification and weight file, as float16 where the program computes in it,",
 }
 """How each format was read, independently of the runtime."""
+SOURCES = {
+    "int8": "the quantization-aware model",
+    "int8-weights": "the quantization-aware model with float activations",
+    "float16": "the float student",
+    "float32": "the float student",
+}
+"""What a file of each precision is compared with."""
+RUNNERS = {"coreml": "a reference interpreter of Core ML programs, not Apple's runtime,"}
+"""What ran the file, where that is not the runtime itself."""
 
 
 def render(document: dict[str, Any]) -> str:
@@ -25,7 +36,8 @@ def render(document: dict[str, Any]) -> str:
     )
     environment.filters.update(bytes=_bytes, count=_count, points=_points, ms=_ms, percent=_percent)
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
-    return environment.get_template("report.html.jinja").render(report=document, charts=charts, readers=READERS)
+    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES}
+    return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
