@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from edgekd import __version__
 from edgekd.artifact import Artifact, Provenance
-from edgekd.errors import GateError
+from edgekd.errors import EdgekdError, ExportError, GateError
 from edgekd.keys import source_digest
 from edgekd.plan import Plan, TargetPlan, versions_of
 from edgekd.publish import check_writable, publish, withdraw
@@ -94,6 +94,28 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
         document = build_document(plan, artifacts)
         report = write_report(home, document)
     return BuildResult(report, document, results)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What came of exporting the untrained student for a target: facts, or why it cannot be done."""
+
+    facts: Mapping[str, Any]
+    error: EdgekdError | None = None
+
+
+def preflight(plan: Plan, store: Store, watcher: Watcher | None = None) -> list[Preflight]:
+    """Try each target of a plan with the untrained student; nothing else runs. What was tried before is not again."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    check_writable(store.root)
+    found = []
+    for target in plan.targets:
+        try:
+            result = _run(plan.by_name[target.preflight], plan, store, {}, watcher or NobodyWatches())
+            found.append(Preflight(result.artifact.facts))
+        except (ExportError, GateError) as error:
+            found.append(Preflight({}, error))
+    return found
 
 
 def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult], watcher: Watcher) -> StepResult:

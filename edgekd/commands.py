@@ -55,18 +55,36 @@ def build_command(
 def plan_command(
     recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str]
 ) -> Result:
-    from edgekd.build import store_root
+    from edgekd.build import preflight, store_root
+    from edgekd.progress import watching
     from edgekd.store import Store
 
     with _planned(recipe, targets, overrides, devices) as (plan, source):
         store = Store(store_root(source.folder))
+        with watching(len(plan.targets)) as watcher:
+            flights = preflight(plan, store, watcher)
         steps = [
             {"name": step.name, "key": plan.keys[step.name], "cached": store.get(plan.keys[step.name]) is not None}
             for step in plan.steps
         ]
-    document = {"recipe": plan.recipe.name, "origin": source.origin, "targets": list(targets), "steps": steps}
+    preflights = [
+        {"target": target.name, "exports": found.error is None, "why_not": str(found.error or ""), **found.facts}
+        for target, found in zip(plan.targets, flights, strict=True)
+    ]
+    document = {
+        "recipe": plan.recipe.name,
+        "origin": source.origin,
+        "targets": list(targets),
+        "preflight": preflights,
+        "steps": steps,
+    }
     rows = [(step["name"], "cached" if step["cached"] else "to run", str(step["key"])[:16]) for step in steps]
-    return Result(document, f"recipe: {source.origin}\n{_table(('step', 'state', 'key'), rows)}")
+    text = f"recipe: {source.origin}\n{_table(('step', 'state', 'key'), rows)}"
+    for entry in preflights:
+        text += f"\n{entry['target']}: " + (
+            f"exports, about {entry['bytes']:,} bytes" if entry["exports"] else f"will not export: {entry['why_not']}"
+        )
+    return Result(document, text, next((found.error.exit_code for found in flights if found.error), 0))
 
 
 def verify_command(artifact_dir: Path) -> Result:
@@ -180,7 +198,7 @@ def _artifact_line(entry: dict[str, Any]) -> str:
         f"{entry['path']}: {entry['bytes']:,} bytes, accuracy {100 * entry['accuracy']['exported']:.2f} % "
         f"(student {100 * entry['accuracy']['student_float']:.2f}, teacher {100 * entry['accuracy']['teacher']:.2f}), "
         f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; "
-        f"{times or 'no valid measurement'}"
+        f"{times or ('no valid measurement' if entry['measurements'] else 'not measured')}"
     )
 
 

@@ -42,6 +42,7 @@ class TargetPlan:
 
     name: str
     target: Target
+    preflight: str
     export: str
     float_export: str
     checks: str
@@ -201,6 +202,7 @@ def _target_steps(
     plan = TargetPlan(
         name=name,
         target=target,
+        preflight=f"preflight[{name}]",
         export=export.name,
         float_export=float_export.name,
         checks=checks.name,

@@ -7,7 +7,9 @@ import torch
 
 from edgekd.errors import first_line
 
-OPERATION = re.compile(r"(?:aten|prims)[.:]+(\w+)")
+OPERATION = re.compile(r"(?:aten[.:]+|prims[.:]+|fx node )(\w+)")
+WRAPPERS = ("Wrapped", "_Probabilities", "_FromPixels")
+"""What edgekd itself puts around a model, as its `model`."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -33,7 +35,9 @@ def _layer_of(name: str, program: torch.export.ExportedProgram) -> str:
         called = str(node.target).split(".")
         if node.op != "call_function" or not any(part == name or part.endswith(f"_{name}") for part in called):
             continue
-        path, kind = list(node.meta.get("nn_module_stack", {"": ("", "model")}).values())[-1]
-        kind = str(kind).rpartition(".")[2]
+        stack = [(path, str(kind).rpartition(".")[2]) for path, kind in node.meta.get("nn_module_stack", {}).values()]
+        path, kind = stack[-1] if stack else ("", "model")
+        for _ in (name for _, name in stack if name in WRAPPERS):
+            path = path.removeprefix("model").removeprefix(".")
         return f"layer '{path}' ({kind})" if path else f"the model itself ({kind})"
     return ""

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from edgekd.compress.fold import trace
-from edgekd.errors import ExportError, first_line
+from edgekd.errors import ExportError
+from edgekd.export.blame import refusal
 from edgekd.export.card import Card
 from edgekd.quiet import quiet
 
@@ -52,6 +53,7 @@ def export(
     """
     if card.output == "probabilities" and len(set(card.labels)) < len(card.labels):
         raise ExportError("Core ML export: two classes have the same name; a classifier needs names that differ")
+    traced = trace(model.eval(), example)
     try:
         with quiet(), torch.no_grad(), tempfile.TemporaryDirectory(prefix=".edgekd-", dir=file.parent) as place:
             converted = Path(place) / "converted.mlpackage"
@@ -65,7 +67,7 @@ def export(
     except ExportError:
         raise
     except Exception as error:  # a converter fails in as many ways as there are models
-        raise ExportError(f"Core ML export: coremltools refused the model: {first_line(error)}") from error
+        raise ExportError(f"Core ML export: coremltools refused the model: {refusal(error, traced)}") from error
 
 
 class _FromPixels(nn.Module):
