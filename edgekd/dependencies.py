@@ -1,11 +1,19 @@
 """Which packages what needs, and the command that installs those that are missing."""
 
+import shlex
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from edgekd.errors import DependencyError
 from edgekd.keys import package_version
 
 DATA = ("numpy", "scipy", "scikit-learn")
+TEXT = (*DATA, "tokenizers")
+APART = "tflite-runtime"
+APART_PACKAGES = ("tflite-runtime==2.14.0", "numpy<2")
+NEWEST_PYTHON = (3, 11)
+"""The newest that tflite-runtime has a wheel for."""
 TRAINING = ("torch", "numpy", "safetensors")
 QUANTIZING = (*TRAINING, "nncf")
 EXPORTING = {
@@ -15,6 +23,8 @@ EXPORTING = {
     "openvino": ("onnx", "onnxscript", "openvino"),
     "coreml": ("coremltools",),
 }
+FORMAT_EXTRAS = {"tflite": "tflite", "onnx": "onnx", "ort": "onnx", "openvino": "openvino", "coreml": "coreml"}
+"""The extra that brings a format's exporter."""
 RUNTIMES: dict[str, tuple[str, ...]] = {
     "ai-edge-litert": ("ai-edge-litert", "flatbuffers"),
     "onnxruntime": ("onnxruntime", "onnx"),
@@ -47,5 +57,20 @@ def require(packages: Iterable[str], extras: Iterable[str]) -> None:
 
 
 def require_runtime(runtime: str) -> None:
-    """Raise DependencyError if a runtime cannot be used."""
+    """Raise DependencyError, with the command that mends it, if a runtime cannot be used."""
     require(RUNTIMES[runtime], [EXTRAS[runtime]])
+    if runtime == APART and not apart().is_dir():
+        raise DependencyError(f"{APART} has no environment at {apart()}; run: {apart_command()}")
+
+
+def apart() -> Path:
+    """Where tflite-runtime is installed: its last release wants numpy 1, so it has an environment of its own."""
+    return Path(sys.prefix) / "apart" / APART
+
+
+def apart_command() -> str:
+    """The command that makes that environment."""
+    python = sys.executable if sys.version_info[:2] <= NEWEST_PYTHON else "python{}.{}".format(*NEWEST_PYTHON)
+    place = apart()
+    make = shlex.join([python, "-m", "venv", str(place)])
+    return f"{make} && {shlex.join([str(place / 'bin' / 'python'), '-m', 'pip', 'install', *APART_PACKAGES])}"

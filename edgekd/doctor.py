@@ -5,16 +5,27 @@ import re
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
-from edgekd.dependencies import DATA, EXPORTING, QUANTIZING, RUNTIMES, install_command, missing
+from edgekd.dependencies import (
+    APART,
+    EXPORTING,
+    FORMAT_EXTRAS,
+    QUANTIZING,
+    RUNTIMES,
+    TEXT,
+    apart,
+    apart_command,
+    install_command,
+    missing,
+)
 from edgekd.keys import package_version
-from edgekd.target import load_target, target_names
+from edgekd.target import Target, load_target, target_names
 
 
 def examine() -> dict[str, Any]:
     """Packages with the installed version, and each target with what it lacks."""
     targets = {name: load_target(name) for name in target_names()}
     needed = {
-        name: sorted({*DATA, *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]})
+        name: sorted({*TEXT, *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]})
         for name, target in targets.items()
     }
     packages = sorted({package for names in needed.values() for package in names})
@@ -23,13 +34,15 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "packages": {name: {"installed": package_version(name), "tested": tested.get(name)} for name in packages},
-        "targets": {name: _readiness(missing(needed[name]), target.format) for name, target in targets.items()},
+        "targets": {name: _readiness(missing(needed[name]), target) for name, target in targets.items()},
     }
 
 
-def _readiness(absent: list[str], extra: str) -> dict[str, Any]:
-    mend = f"run: {install_command([extra])}" if absent else ""
-    return {"ready": not absent, "missing": absent, "mend": mend}
+def _readiness(absent: list[str], target: Target) -> dict[str, Any]:
+    mends = [install_command([FORMAT_EXTRAS[target.format]])] if absent else []
+    if target.runtime == APART and not apart().is_dir():
+        absent, mends = [*absent, APART], [*mends, apart_command()]
+    return {"ready": not absent, "missing": absent, "mend": f"run: {' && '.join(mends)}" if mends else ""}
 
 
 def _tested_versions() -> dict[str, str]:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgekd.artifact import State
-from edgekd.dependencies import DATA, EXPORTING, QUANTIZING, RUNTIMES, TRAINING, require
+from edgekd.dependencies import (
+    DATA,
+    EXPORTING,
+    FORMAT_EXTRAS,
+    QUANTIZING,
+    RUNTIMES,
+    TEXT,
+    TRAINING,
+    require,
+    require_runtime,
+)
 from edgekd.device import load_device
 from edgekd.errors import UsageError
 from edgekd.keys import (
@@ -15,7 +25,7 @@ from edgekd.keys import (
     package_version,
     source_digest,
 )
-from edgekd.recipe import Recipe
+from edgekd.recipe import Recipe, TextTask
 from edgekd.references import MODELS, module_of
 from edgekd.runners import local
 from edgekd.step import Step
@@ -87,8 +97,14 @@ def make_plan(
         plans.append(plan)
     ordered = tuple(steps.values())
     check_contracts(ordered)
-    require((package for step in ordered for package in step.packages), [target.format for _, target in targets])
+    require((package for step in ordered for package in step.packages), [FORMAT_EXTRAS[t.format] for _, t in targets])
+    for _, target in targets:
+        require_runtime(target.runtime)
     return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
+
+
+def _data_packages(recipe: Recipe) -> tuple[str, ...]:
+    return TEXT if isinstance(recipe.task, TextTask) else DATA
 
 
 def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
@@ -97,7 +113,7 @@ def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
         "edgekd.verify.preflight:preflight",
         PreflightConfig(recipe.task, recipe.student, target),
         PREFLIGHT,
-        packages=(*DATA, *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
+        packages=(*_data_packages(recipe), *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
         modules=(module_of(recipe.task.source), module_of(recipe.student.model, MODELS)),
     )
 
@@ -112,7 +128,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             "edgekd.tasks.steps:prepare",
             recipe.task,
             data,
-            packages=DATA,
+            packages=_data_packages(recipe),
             modules=(module_of(recipe.task.source),),
         ),
         Step(

@@ -4,9 +4,7 @@ Its last release wants Python 3.11 or older and numpy 1, so it lives in an envir
 """
 
 import json
-import shlex
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -15,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.dependencies import apart, apart_command
 from edgekd.errors import DependencyError, DeviceError
 from edgekd.runtimes import tflite_worker
 from edgekd.runtimes.litert import check_file, placement_of
 from edgekd.runtimes.session import Placement, Session, TensorSpec
 
-PACKAGES = ("tflite-runtime==2.14.0", "numpy<2")
-NEWEST_PYTHON = (3, 11)
 START_SECONDS = 60.0
 SAMPLE_SECONDS = 2.0
 
@@ -75,16 +72,16 @@ class TFLiteRuntimeSession(Session):
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 raise DeviceError(f"{self._file}: tflite-runtime gave no answer that can be read: {error}") from error
         if "missing" in answer:
-            raise DependencyError(f"tflite-runtime does not start ({answer['missing']}); run: {_make_environment()}")
+            raise DependencyError(f"tflite-runtime does not start ({answer['missing']}); run: {apart_command()}")
         if "refused" in answer:
             reason = " ".join(answer["refused"].split()) or "no reason given"
             raise DeviceError(f"{self._file}: tflite-runtime refuses it: {reason}")
         return answer, outputs
 
     def _start(self, folder: Path, seconds: float) -> None:
-        python = environment() / "bin" / "python"
+        python = apart() / "bin" / "python"
         if not python.exists():
-            raise DependencyError(f"tflite-runtime has no environment at {environment()}; run: {_make_environment()}")
+            raise DependencyError(f"tflite-runtime has no environment at {apart()}; run: {apart_command()}")
         # Isolated: the worker sees nothing of this environment, and no module that lies beside it.
         command = [str(python), "-I", tflite_worker.__file__, str(self._file.resolve()), str(folder)]
         try:
@@ -92,23 +89,11 @@ class TFLiteRuntimeSession(Session):
         except subprocess.TimeoutExpired as error:
             raise DeviceError(f"{self._file}: tflite-runtime was stopped after {seconds:.0f} s") from error
         except OSError as error:
-            raise DependencyError(f"{python} does not start ({error.strerror}); run: {_make_environment()}") from error
+            raise DependencyError(f"{python} does not start ({error.strerror}); run: {apart_command()}") from error
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").split("\n")
             reason = next((line.strip() for line in reversed(said) if line.strip()), "nothing said")
             raise DeviceError(f"{self._file}: tflite-runtime ended with {done.returncode}: {reason}")
-
-
-def environment() -> Path:
-    """Where tflite-runtime is installed, apart from everything else."""
-    return Path(sys.prefix) / "apart" / "tflite-runtime"
-
-
-def _make_environment() -> str:
-    python = sys.executable if sys.version_info[:2] <= NEWEST_PYTHON else "python{}.{}".format(*NEWEST_PYTHON)
-    place = environment()
-    make = shlex.join([python, "-m", "venv", str(place)])
-    return f"{make} && {shlex.join([str(place / 'bin' / 'python'), '-m', 'pip', 'install', *PACKAGES])}"
 
 
 def _spec(entry: Sequence[Any]) -> TensorSpec:
