@@ -45,12 +45,15 @@ def export(
     from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
     from edgekd.export.tflite_store import halve_weights, store_embeddings, store_weights
+    from edgekd.export.tflite_widen import widen
 
     content = file.read_bytes()
     if foreign := foreign_ops(content):
         file.unlink()
         raise ExportError(f"TFLite export: no TFLite kernel for {', '.join(foreign)}; replace it in the model")
-    if precision == "float16":
+    if precision == "int8":
+        content = widen(content)
+    elif precision == "float16":
         content = halve_weights(content)
     elif precision == "int8-weights":
         content = store_weights(content)
