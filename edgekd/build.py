@@ -16,7 +16,7 @@ from edgekd import __version__
 from edgekd.artifact import Artifact, Provenance
 from edgekd.errors import EdgekdError, ExportError, GateError
 from edgekd.keys import source_digest
-from edgekd.plan import Plan, TargetPlan, versions_of
+from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.publish import check_writable, publish, withdraw
 from edgekd.report.document import build_document, measurement_document
 from edgekd.report.files import write_report
@@ -69,6 +69,7 @@ def store_root(folder: Path) -> Path:
 def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -> BuildResult:
     """Make what is missing, publish to OUT/<recipe>/<target>, write OUT/<recipe>/report.{json,html}.
 
+    Where the student is trained already, its real export is the only one: nothing is tried before.
     Raises GateError if a check fails; the target that failed is then not under its final name, not even from an
     earlier build. What was made before the failure stays in the store.
     """
@@ -79,7 +80,10 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
     check_writable(store.root)
     watcher = watcher or NobodyWatches()
     results: dict[str, StepResult] = {}
+    trained = store.get(plan.keys["program"]) is not None
     for step in plan.steps:
+        if step.ensures == PREFLIGHT and trained:
+            continue
         try:
             results[step.name] = _run(step, plan, store, results, watcher)
         except GateError:

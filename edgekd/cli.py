@@ -89,7 +89,7 @@ def verify(
 def bench(
     model: Annotated[Path, typer.Argument(help="Any .tflite, .onnx or .xml file, not only edgekd's.")],
     device: Annotated[str, typer.Option("--device", metavar="D", help="Where to measure.")] = "local",
-    protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="rapid, quick or full.")] = "quick",
+    protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="brief, rapid, quick or full.")] = "quick",
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="Keep the raw run times here, as .npy.")
     ] = None,

@@ -39,7 +39,7 @@ from edgekd.step_configs import (
 )
 from edgekd.target import Precision, Target, load_target, target_label
 
-COMPARISON_PROTOCOL = "rapid"
+COMPARISON_PROTOCOL = "brief"
 PREFLIGHT = State("preflight")
 
 

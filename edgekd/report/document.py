@@ -5,7 +5,7 @@ from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.keys import digest
-from edgekd.plan import Plan, TargetPlan
+from edgekd.plan import PREFLIGHT, Plan, TargetPlan
 
 
 def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -29,6 +29,7 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
                 "created": artifacts[step.name].provenance.created,
             }
             for step in plan.steps
+            if step.ensures != PREFLIGHT
         ],
         "versions": _versions(artifacts),
     }
