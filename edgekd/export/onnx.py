@@ -37,7 +37,6 @@ def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Preci
     content = _tidied(content)
     _drop_saturated_relus(content)
     _turn_weights(content)
-    _pool_globally(content)
     if precision == "int8" and card.pixels is not None:
         _take_integers(content)
     if precision == "float16":
@@ -105,18 +104,6 @@ def _turn_weights(model: Any) -> None:
                 attribute.i = 1 - attribute.i
         dequantize.output[0] = turn.output[0]
         graph.node.remove(turn)
-
-
-def _pool_globally(model: Any) -> None:
-    """Write the mean over both sides of an image as the pooling that ONNX Runtime has an integer kernel for."""
-    graph, constants = model.graph, _constants(model)
-    for mean in [node for node in graph.node if node.op_type == "ReduceMean" and len(node.input) > 1]:
-        axes = constants.get(mean.input[1])
-        keeps = any(attribute.name == "keepdims" and attribute.i == 1 for attribute in mean.attribute)
-        if keeps and axes is not None and sorted(axes.tolist()) in ([2, 3], [-2, -1]):
-            mean.op_type = "GlobalAveragePool"
-            del mean.input[1:]
-            del mean.attribute[:]
 
 
 def _halve(model: Any) -> None:
