@@ -57,20 +57,25 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         importlib.import_module(module)
     base = memory("VmRSS")
     session = open_session(model, job["threads"])
-    if job["inputs"]:
-        with np.load(job["inputs"]) as arrays:
-            inputs = [arrays[f"arr_{position}"] for position in range(len(session.inputs))]
-    else:
-        inputs = generated_inputs(session.inputs)
-    session.set_inputs(inputs)
-    _repeat(session, job["warmup_runs"], job["warmup_seconds"])
+    feed(session, job["inputs"])
+    repeat(session, job["warmup_runs"], job["warmup_seconds"])
     peak = memory("VmHWM")  # before the run times fill memory of their own
-    samples = _repeat(session, job["runs"], job["seconds"])
+    samples = repeat(session, job["runs"], job["seconds"])
     np.save(Path(job["out"]) / "samples.npy", np.frombuffer(samples, dtype=np.uint64))
     return {"load_ns": session.load_ns, "base_memory_bytes": base, "peak_memory_bytes": peak}
 
 
-def _repeat(session: Session, runs: int, seconds: float) -> "array[int]":
+def feed(session: Session, inputs: str | None) -> None:
+    """Give a session the inputs of an .npz file, or generated ones."""
+    if inputs is None:
+        session.set_inputs(generated_inputs(session.inputs))
+        return
+    with np.load(inputs) as arrays:
+        session.set_inputs([arrays[f"arr_{position}"] for position in range(len(session.inputs))])
+
+
+def repeat(session: Session, runs: int, seconds: float) -> "array[int]":
+    """Run a session until there were this many runs and this many seconds; each run's nanoseconds, in order."""
     samples = array("Q")
     clock, invoke, keep = time.perf_counter_ns, session.invoke, samples.append
     end = clock() + int(seconds * 1e9)

@@ -50,8 +50,8 @@ def harness(runtime: str) -> str:
     return f"edgekd.bench.harness (Python), {runtime} {version(runtime)}"
 
 
-def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run one job in a fresh process, with `folder` as its place; returns the harness's result.
+def run(job: dict[str, Any], folder: Path, program: str = "edgekd.bench.harness") -> dict[str, Any]:
+    """Run one job of a module in a fresh process, with `folder` as its place; returns the program's result.
 
     Raises DeviceError if the process crashes or hangs, UsageError if the model is not one.
     """
@@ -60,7 +60,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     limit = job["seconds"] + job["warmup_seconds"] + SLACK_SECONDS
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edgekd.bench.harness", str(job_file)],
+            [sys.executable, "-m", program, str(job_file)],
             capture_output=True,
             text=True,
             timeout=limit,
