@@ -1,5 +1,6 @@
 """OpenVINO IR (.xml and .bin), converted from an ONNX file of the same program."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,35 @@ def convert(onnx_file: Path, file: Path, half: bool, card: Card) -> None:
             import openvino
 
             model = openvino.convert_model(str(onnx_file))
+            _share_constants(model)
             _name_layers(model)
             for name, text in card.properties().items():
                 model.set_rt_info(text, name.split("."))
             openvino.save_model(model, str(file), compress_to_fp16=half)
+            file.write_text(re.sub(r">\s+<", "><", file.read_text(encoding="utf-8")), encoding="utf-8")
     except Exception as error:
         for part in (file, file.with_suffix(".bin")):
             part.unlink(missing_ok=True)
         raise ExportError(f"OpenVINO export: the converter refused the model: {first_line(error)}") from error
+
+
+def _share_constants(model: Any) -> None:
+    """Keep one constant per content, the ends of a range as plain numbers: each is a layer of its own in the XML."""
+    from openvino import op
+
+    kept: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+    for constant in model.get_ordered_ops():
+        if constant.get_type_name() != "Constant":
+            continue
+        users, data = constant.output(0).get_target_inputs(), constant.data
+        is_end = data.size == 1 and all(user.get_node().get_type_name() == "FakeQuantize" for user in users)
+        shape = () if is_end else data.shape
+        key = (constant.get_element_type().get_type_name(), shape, data.tobytes())
+        if key not in kept:
+            kept[key] = constant if shape == data.shape else op.Constant(data.reshape(shape))
+        if kept[key] is not constant:
+            for user in users:
+                user.replace_source_output(kept[key].output(0))
 
 
 def _name_layers(model: Any) -> None:
