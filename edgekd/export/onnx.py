@@ -13,7 +13,7 @@ from edgekd.export.card import Card
 from edgekd.quiet import quiet
 from edgekd.target import Precision
 
-MATRIX = 2
+MATRIX, IMAGE = 2, 4
 
 
 def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Precision, card: Card) -> None:
@@ -35,6 +35,7 @@ def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Preci
         file.unlink(missing_ok=True)
         raise ExportError(f"ONNX export: torch.onnx refused the model: {refusal(error, program)}") from error
     content = _tidied(content)
+    _pool_means(content)
     _drop_saturated_relus(content)
     _turn_weights(content)
     if precision == "int8" and card.pixels is not None:
@@ -81,6 +82,25 @@ def _drop_saturated_relus(model: Any) -> None:
         if len(users) == 1 and users[0].op_type == "QuantizeLinear" and constants[users[0].input[2]] == 0:
             users[0].input[0] = relu.input[0]
             graph.node.remove(relu)
+
+
+def _pool_means(model: Any) -> None:
+    """Say the mean over height and width as a GlobalAveragePool, which ONNX Runtime has an integer kernel for."""
+    from onnx import helper, shape_inference
+
+    graph, constants = model.graph, _constants(model)
+    known = shape_inference.infer_shapes(model).graph.value_info
+    dimensions = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in known}
+    for position, mean in enumerate(graph.node):
+        if mean.op_type != "ReduceMean" or len(mean.input) < 2 or dimensions.get(mean.input[0]) != IMAGE:
+            continue
+        axes = sorted(axis % IMAGE for axis in constants.get(mean.input[1], ()))
+        if axes == [2, 3] and all(attribute.i for attribute in mean.attribute if attribute.name == "keepdims"):
+            graph.node.remove(mean)
+            graph.node.insert(position, helper.make_node("GlobalAveragePool", mean.input[:1], mean.output))
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _turn_weights(model: Any) -> None:
