@@ -55,7 +55,10 @@ def halve_weights(content: bytes) -> bytes:
 
 
 def store_weights(content: bytes) -> bytes:
-    """Store as int8 the float32 constants that the model quantizes when it runs: what QUANTIZE makes of one."""
+    """Store as int8 the float32 constants that the model quantizes when it runs: what QUANTIZE makes of one.
+
+    It is stored in the layout that it is used in: XNNPACK takes no layer whose weight is turned when the model runs.
+    """
     model = read(content)
     graph, constants = model.subgraphs[0], dict(float_constants(model))
     for operator in [one for one in graph.operators if op_of(model, one) == Op.QUANTIZE]:
@@ -66,6 +69,8 @@ def store_weights(content: bytes) -> bytes:
         numbers = _numbers(values, stored.quantization)
         set_constant(model, stored, np.clip(numbers, -128, 127).astype(np.int8))
         graph.operators.remove(operator)
+        while _lay_out(model, int(operator.outputs[0])):
+            pass
     return written(model)
 
 
@@ -88,6 +93,43 @@ def store_embeddings(content: bytes, quantized: Sequence[Quantizer]) -> bytes:
             else:
                 _dequantize_rows(model, lookup, stored)
     return written(model)
+
+
+def _lay_out(model: Any, index: int) -> bool:
+    """Take in the TRANSPOSE or RESHAPE that alone reads what is dequantized from a stored constant, if there is one."""
+    graph, stored = model.subgraphs[0], model.subgraphs[0].tensors[index]
+    readers = [operator for operator in graph.operators if index in operator.inputs]
+    users = [operator for one in readers for operator in graph.operators if one.outputs[0] in operator.inputs]
+    if [op_of(model, one) for one in readers] != [Op.DEQUANTIZE] or len(users) != 1:
+        return False
+    numbers = _data(model, stored).view(np.int8).reshape(stored.shape)
+    axis = int(stored.quantization.quantizedDimension)
+    if op_of(model, users[0]) == Op.TRANSPOSE:
+        order = _data(model, graph.tensors[users[0].inputs[1]]).view(np.int32).tolist()
+        turned, place = numbers.transpose(order), order.index(axis)
+    elif op_of(model, users[0]) == Op.RESHAPE:
+        turned = numbers.reshape(graph.tensors[users[0].outputs[0]].shape)
+        place = _same_axis(numbers.shape, turned.shape, axis)
+    else:
+        return False
+    if place is None:
+        return False
+    set_constant(model, stored, turned)
+    stored.shape, stored.quantization.quantizedDimension = np.array(turned.shape, dtype=np.int32), place
+    readers[0].outputs = users[0].outputs
+    graph.operators.remove(users[0])
+    return True
+
+
+def _data(model: Any, tensor: Any) -> np.ndarray:
+    return np.asarray(model.buffers[tensor.buffer].data, dtype=np.uint8)
+
+
+def _same_axis(before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
+    """Where an axis of an array is once the array has another shape, or None."""
+    place = int(np.prod(before[:axis]))
+    found = (a for a, side in enumerate(after) if side == before[axis] and int(np.prod(after[:a])) == place)
+    return next(found, None)
 
 
 def _numbers(values: np.ndarray, parameters: Any) -> np.ndarray:

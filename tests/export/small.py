@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgekd.compress import QuantizedProgram, quantize
-from edgekd.export import tflite_pack
+from edgekd.export import tflite_graph, tflite_metadata, tflite_pack
 from edgekd.export.card import Card
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.build import Architecture
@@ -44,10 +44,13 @@ def int8_content(family: str = "ds_cnn") -> bytes:
 
 
 @functools.cache
-def unslimmed_content() -> bytes:
-    """The file as the converter wrote it."""
+def bare_content(slimmed: bool = True) -> bytes:
+    """The int8 file without metadata; not slimmed, it is as the converter wrote it."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tflite_pack, "slim", lambda content: content)
+        patch.setattr(tflite_metadata, "with_metadata", lambda content, card: content)
+        if not slimmed:
+            for module in (tflite_pack, tflite_graph):
+                patch.setattr(module, "slim", lambda content: content)
         return export_program(quantized(), "tflite", "int8", Path(folder), FEATURES).read_bytes()
 
 
@@ -55,6 +58,18 @@ def unslimmed_content() -> bytes:
 def float_content() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return export_float(student(), quantized().example, "tflite", "float32", Path(folder), FEATURES).read_bytes()
+
+
+def bare(model: nn.Module, example: torch.Tensor) -> bytes:
+    """A float model as a float32 TFLite file without metadata."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tflite_metadata, "with_metadata", lambda content, card: content)
+        return export_float(model, example, "tflite", "float32", Path(folder), UNLABELLED).read_bytes()
+
+
+@functools.cache
+def bare_float_content() -> bytes:
+    return bare(student(), quantized().example)
 
 
 def samples(count: int = 50) -> torch.Tensor:

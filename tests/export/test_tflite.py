@@ -17,12 +17,12 @@ from edgekd.models.evaluate import predict
 from tests.export.small import (
     FEATURES,
     UNLABELLED,
+    bare_content,
     float_content,
     int8_content,
     quantized,
     samples,
     student,
-    unslimmed_content,
 )
 
 
@@ -96,37 +96,41 @@ def test_the_float_file_answers_like_torch() -> None:
 
 
 def test_slimming_changes_no_output() -> None:
-    np.testing.assert_array_equal(run(int8_content(), int8_noise()), run(unslimmed_content(), int8_noise()))
+    np.testing.assert_array_equal(run(bare_content(), int8_noise()), run(bare_content(slimmed=False), int8_noise()))
 
 
 def test_slimming_changes_no_scale() -> None:
-    assert len(scales(int8_content())) > 10
-    assert scales(int8_content()) == scales(unslimmed_content())
+    assert len(scales(bare_content())) > 10
+    assert scales(bare_content()) == scales(bare_content(slimmed=False))
 
 
 def test_slimming_makes_the_file_smaller_once() -> None:
-    assert len(int8_content()) < len(unslimmed_content())
-    assert slim(int8_content()) == int8_content()
+    assert len(bare_content()) < len(bare_content(slimmed=False))
+    assert slim(bare_content()) == bare_content()
 
 
 def test_slimming_keeps_one_copy_of_equal_data() -> None:
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(int8_content(), 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bare_content(), 0))
     used = next(tensor for tensor in model.subgraphs[0].tensors if model.buffers[tensor.buffer].data is not None)
     model.buffers.append(copy.deepcopy(model.buffers[used.buffer]))
     used.buffer = len(model.buffers) - 1
     doubled = pack(model)
-    assert len(doubled) > len(int8_content())
-    assert len(slim(doubled)) == len(int8_content())
-    np.testing.assert_array_equal(run(slim(doubled), int8_noise(5)), run(int8_content(), int8_noise(5)))
+    assert len(doubled) > len(bare_content())
+    assert len(slim(doubled)) == len(bare_content())
+    np.testing.assert_array_equal(run(slim(doubled), int8_noise(5)), run(bare_content(), int8_noise(5)))
 
 
 def test_slimming_leaves_no_data_that_nothing_reads() -> None:
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(int8_content(), 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bare_content(), 0))
     left_over = schema.BufferT()
     left_over.data = np.arange(200, dtype=np.uint8)
     model.buffers.append(left_over)
-    assert len(pack(model)) > len(int8_content()) + 200
-    assert slim(pack(model)) == int8_content()
+    assert len(pack(model)) > len(bare_content()) + 200
+    assert slim(pack(model)) == bare_content()
+
+
+def test_slimming_again_takes_the_metadata_out() -> None:
+    assert slim(int8_content()) == bare_content()
 
 
 def zero_points(content: bytes) -> Iterator[tuple[bytes, int]]:
@@ -176,7 +180,7 @@ def test_inputs_that_are_not_images_keep_their_shape(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     program = quantize(model, torch.randn(32, 12))
     detail = interpreter(
-        export_program(program, "tflite", "int8", tmp_path, FEATURES).read_bytes()
+        export_program(program, "tflite", "int8", tmp_path, UNLABELLED).read_bytes()
     ).get_input_details()[0]
     assert detail["shape"].tolist() == [1, 12]
     assert detail["dtype"] == np.int8

@@ -17,11 +17,12 @@ from edgekd.export.card import Card
 from edgekd.export.tflite_metadata import with_metadata
 from edgekd.runtimes.litert import LiteRTSession
 from edgekd.verify.tflite import read_graph
-from tests.export.small import float_content, int8_content
+from tests.export.small import bare_content, bare_float_content
 from tests.export.test_tflite import data_positions, int8_noise, run
 
 PIXELS = Card("shapes", ("a", "b", "c", "d"), "logits", {"input": "raw pixels", "mean": 128, "std": 64})
 SOUND = Card("words", ("yes", "no", "ja", "nein"), "probabilities", {"input": "log-mel features", "mean": -4.5})
+
 
 FILE = {"name": 0, "description": 1, "type": (2, "<b")}
 TENSOR = {
@@ -78,7 +79,7 @@ def archive(content: bytes) -> zipfile.ZipFile:
 
 
 def test_pixels_are_an_image_with_its_normalization() -> None:
-    found = metadata(with_metadata(int8_content(), PIXELS))
+    found = metadata(with_metadata(bare_content(), PIXELS))
     ((graph,), name) = found["subgraphs"], found["name"]
     (source,), (sink,) = graph["inputs"], graph["outputs"]
     assert name == "shapes"
@@ -96,14 +97,14 @@ def test_pixels_are_an_image_with_its_normalization() -> None:
 def test_each_channel_can_have_its_own_normalization() -> None:
     numbers = {"mean": [123.675, 116.28, 103.53], "std": (58.0, 57.0, 57.5)}
     card = dataclasses.replace(PIXELS, preprocessing={"input": "raw pixels", **numbers})
-    (source,) = metadata(with_metadata(float_content(), card))["subgraphs"][0]["inputs"]
+    (source,) = metadata(with_metadata(bare_float_content(), card))["subgraphs"][0]["inputs"]
     options = source["process_units"][0]["options"]
     np.testing.assert_array_equal(options["mean"], np.float32(numbers["mean"]))
     np.testing.assert_array_equal(options["std"], np.float32(numbers["std"]))
 
 
 def test_features_are_not_normalized_by_the_app() -> None:
-    (graph,) = metadata(with_metadata(int8_content(), SOUND))["subgraphs"]
+    (graph,) = metadata(with_metadata(bare_content(), SOUND))["subgraphs"]
     (source,), (sink,) = graph["inputs"], graph["outputs"]
     assert source["content"] == {"type": 1, "properties": {}}
     assert "process_units" not in source
@@ -112,7 +113,7 @@ def test_features_are_not_normalized_by_the_app() -> None:
 
 
 def test_the_files_are_in_the_file() -> None:
-    files = archive(with_metadata(int8_content(), SOUND))
+    files = archive(with_metadata(bare_content(), SOUND))
     assert files.testzip() is None
     assert files.read("labels.txt").decode().splitlines() == ["yes", "no", "ja", "nein"]
     assert json.loads(files.read("preprocessing.json")) == SOUND.preprocessing
@@ -120,11 +121,11 @@ def test_the_files_are_in_the_file() -> None:
 
 def test_labels_keep_their_letters() -> None:
     card = dataclasses.replace(PIXELS, labels=("Käse", "猫", "a, b", ""))
-    assert archive(with_metadata(int8_content(), card)).read("labels.txt").decode().split("\n")[:-1] == [*card.labels]
+    assert archive(with_metadata(bare_content(), card)).read("labels.txt").decode().split("\n")[:-1] == [*card.labels]
 
 
 def test_the_files_can_be_read_in_place() -> None:
-    content = with_metadata(int8_content(), PIXELS)
+    content = with_metadata(bare_content(), PIXELS)
     for entry in archive(content).infolist():
         assert entry.compress_type == zipfile.ZIP_STORED
         start = entry.header_offset + 30 + len(entry.filename)
@@ -132,22 +133,22 @@ def test_the_files_can_be_read_in_place() -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_clock() -> None:
-    content = with_metadata(int8_content(), PIXELS)
-    assert content == with_metadata(int8_content(), PIXELS)
+    content = with_metadata(bare_content(), PIXELS)
+    assert content == with_metadata(bare_content(), PIXELS)
     assert {entry.date_time for entry in archive(content).infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_without_classes_there_are_no_labels() -> None:
-    content = with_metadata(int8_content(), dataclasses.replace(PIXELS, labels=()))
+    content = with_metadata(bare_content(), dataclasses.replace(PIXELS, labels=()))
     assert archive(content).namelist() == ["preprocessing.json"]
     assert "files" not in metadata(content)["subgraphs"][0]["outputs"][0]
 
 
 def test_it_is_still_the_same_model(tmp_path: Path) -> None:
-    content, file, plain = with_metadata(int8_content(), PIXELS), tmp_path / "model.tflite", tmp_path / "plain.tflite"
+    content, file, plain = with_metadata(bare_content(), PIXELS), tmp_path / "model.tflite", tmp_path / "plain.tflite"
     file.write_bytes(content)
-    plain.write_bytes(int8_content())
-    np.testing.assert_array_equal(run(content, int8_noise()), run(int8_content(), int8_noise()))
+    plain.write_bytes(bare_content())
+    np.testing.assert_array_equal(run(content, int8_noise()), run(bare_content(), int8_noise()))
     assert LiteRTSession(file).placement() == LiteRTSession(plain).placement()
     assert Interpreter(str(file)).get_input_details()[0]["name"] == "input"
     before, after = read_graph(plain), read_graph(file)
@@ -164,12 +165,12 @@ def test_it_is_still_the_same_model(tmp_path: Path) -> None:
 
 
 def test_tensor_data_stays_aligned() -> None:
-    positions = list(data_positions(with_metadata(int8_content(), PIXELS)))
+    positions = list(data_positions(with_metadata(bare_content(), PIXELS)))
     assert len(positions) > 5
     assert [position for position in positions if position % 16] == []
 
 
-@pytest.mark.parametrize("content", [int8_content, float_content])
+@pytest.mark.parametrize("content", [bare_content, bare_float_content])
 def test_it_is_less_than_a_kilobyte(content: Callable[[], bytes]) -> None:
     assert 0 < len(with_metadata(content(), PIXELS)) - len(content()) < 900
 
@@ -177,11 +178,11 @@ def test_it_is_less_than_a_kilobyte(content: Callable[[], bytes]) -> None:
 @pytest.mark.parametrize("labels", [("a", "b", "c"), ("a", "b", "c", "d", "e")])
 def test_labels_that_do_not_fit_the_output_are_refused(labels: tuple[str, ...]) -> None:
     with pytest.raises(ExportError, match=f"{len(labels)} labels for an output of 4"):
-        with_metadata(int8_content(), dataclasses.replace(PIXELS, labels=labels))
+        with_metadata(bare_content(), dataclasses.replace(PIXELS, labels=labels))
 
 
 @pytest.mark.parametrize("label", ["two\nlines", "end\r", "\n", "two\u2028lines"])
 def test_a_label_of_more_than_one_line_is_refused(label: str) -> None:
     with pytest.raises(ExportError, match="more than one line") as caught:
-        with_metadata(int8_content(), dataclasses.replace(PIXELS, labels=("a", label, "c", "d")))
+        with_metadata(bare_content(), dataclasses.replace(PIXELS, labels=("a", label, "c", "d")))
     assert "\n" not in str(caught.value)

@@ -1,7 +1,7 @@
 import copy
-import dataclasses
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,52 +9,47 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.compress import QuantizedProgram, nncf_backend
+from edgekd.compress import quantize
 from edgekd.compress.fold import fold_batch_norm
-from edgekd.compress.program import FakeQuantizedWeight
-from edgekd.compress.quantizers import Quantizer
-from edgekd.export.tflite import export_float32
+from edgekd.compress.program import StoredWeight
+from edgekd.compress.quantizers import Quantizer, kept
+from edgekd.export import tflite_metadata, tflite_store
+from edgekd.export.formats import export_program
 from edgekd.export.tflite_store import SMALLEST, halve_weights, store_embeddings, store_weights
-from edgekd.models.build import example_input
 from edgekd.models.evaluate import predict
 from edgekd.runtimes.litert import LiteRTSession
 from edgekd.runtimes.session import Placement
-from edgekd.verify.graph import FileGraph, FileTensor
+from edgekd.verify.graph import FileGraph, FileTensor, layout_changes
 from edgekd.verify.readback import read_back
 from edgekd.verify.tflite import read_graph
-from tests.export.small import SHAPE, float_content, int8_content, quantized, samples, student
+from tests.export.small import (
+    FEATURES,
+    UNLABELLED,
+    bare,
+    bare_content,
+    bare_float_content,
+    quantized,
+    samples,
+    student,
+)
 from tests.export.test_tflite import run
 
 FAMILIES = ("ds_cnn", "resnet")
 WORDS, WIDTH, IDS = 200, 16, 12
 
 
-def weights_rounded(program: QuantizedProgram) -> nn.Module:
-    """The float model with its weights where their quantizers put them, and no activation quantizer."""
-    model = copy.deepcopy(program.model)
-    for entry, placed in zip(program.table, nncf_backend.quantizers_of(model, program.example), strict=True):
-        if entry.kind == "weight":
-            weight = model.get_parameter(placed.tensor)
-            weight.data = FakeQuantizedWeight(entry)(weight.data)
-    for placed in nncf_backend.quantizers_of(program.model, program.example):
-        nncf_backend.replace_quantizers(model, placed.hooks, None)
-    return model.eval()
-
-
-def exported(model: nn.Module, example: torch.Tensor) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.tflite"
-        export_float32(model, example, file)
-        return file.read_bytes()
-
-
 @functools.cache
-def rounded_content(family: str) -> bytes:
-    return exported(weights_rounded(quantized(family)), example_input(SHAPE))
+def weights_only_content(family: str = "ds_cnn", stored: bool = True) -> bytes:
+    """The program's int8 weights and float activations; not stored, the converter's file quantizes them as it runs."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tflite_metadata, "with_metadata", lambda content, card: content)
+        if not stored:
+            patch.setattr(tflite_store, "store_weights", lambda content: content)
+        return export_program(quantized(family), "tflite", "int8-weights", Path(folder), FEATURES).read_bytes()
 
 
 def weight_table(family: str) -> tuple[Quantizer, ...]:
-    return tuple(entry for entry in quantized(family).table if entry.kind == "weight")
+    return kept(quantized(family).table, "int8-weights")
 
 
 def graph_of(content: bytes, folder: Path) -> FileGraph:
@@ -89,38 +84,39 @@ def halved(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_halved_file_answers_like_torch_with_halved_weights(family: str) -> None:
-    model = fold_batch_norm(student(family), example_input(SHAPE))
-    content = halve_weights(exported(model, example_input(SHAPE)))
+    model = fold_batch_norm(student(family), quantized().example)
+    content = halve_weights(bare(model, quantized().example))
     found = run(content, images())
     np.testing.assert_allclose(found, predict(halved(model), samples()), atol=2e-5)
     assert np.abs(found - predict(model, samples())).max() > 1e-4
 
 
 def test_every_large_constant_is_halved(tmp_path: Path) -> None:
-    before = [tensor.constant for tensor in constants(float_content(), tmp_path, "float32")]
-    content = halve_weights(float_content())
+    before = [tensor.constant for tensor in constants(bare_float_content(), tmp_path, "float32")]
+    content = halve_weights(bare_float_content())
     after = [tensor.constant for tensor in constants(content, tmp_path, "float16")]
     large = [values.astype(np.float16) for values in before if values.size >= SMALLEST]
     assert len(large) > 3
     assert sorted(values.tobytes() for values in after) == sorted(values.tobytes() for values in large)
     assert all(tensor.constant.size < SMALLEST for tensor in constants(content, tmp_path, "float32"))
-    assert len(content) < len(float_content())
+    assert len(content) < len(bare_float_content())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_xnnpack_takes_all_of_a_halved_or_stored_file(family: str, tmp_path: Path) -> None:
-    content = rounded_content(family)
-    for smaller in (halve_weights(content), store_weights(content, weight_table(family))):
-        placed = placement(smaller, tmp_path)
+    halves = halve_weights(bare(student(family), quantized().example))
+    for smaller in (halves, weights_only_content(family)):
+        placed, nodes = placement(smaller, tmp_path), graph_of(smaller, tmp_path).nodes
         assert placed.undelegated == ()
         assert placed.delegates == 1
-        assert placed.total > len(graph_of(content, tmp_path).nodes)
+        assert "DEQUANTIZE" in {node.op for node in nodes}
+        assert layout_changes(graph_of(smaller, tmp_path)) == []
 
 
 def test_large_biases_are_halved_and_still_delegated(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, groups=96)).eval()
-    content = halve_weights(exported(model, example_input(SHAPE)))
+    content = halve_weights(bare(model, quantized().example))
     assert [tensor.shape for tensor in constants(content, tmp_path, "float16")].count((96,)) == 2
     assert placement(content, tmp_path).undelegated == ()
     np.testing.assert_allclose(run(content, images()), predict(halved(model), samples()), atol=2e-5)
@@ -130,7 +126,7 @@ def test_what_float16_cannot_hold_stays_float32(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).eval()
     with torch.no_grad():
         model[1].weight[3, 5] = -7e4
-    content = halve_weights(exported(model, torch.zeros(1, 16)))
+    content = halve_weights(bare(model, torch.zeros(1, 16)))
     assert len(constants(content, tmp_path, "float16")) == 1
     inputs = torch.randn(20, 16)
     np.testing.assert_allclose(run(content, inputs.numpy()), predict(halved_first(model), inputs), rtol=1e-4, atol=1e-4)
@@ -144,55 +140,113 @@ def halved_first(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stored_weights_are_the_learned_ones_and_change_no_answer(family: str, tmp_path: Path) -> None:
-    content = store_weights(rounded_content(family), weight_table(family))
+    content = weights_only_content(family)
     result = read_back(weight_table(family), graph_of(content, tmp_path))
     assert result.problems == ()
     assert result.exact == len(weight_table(family))
-    np.testing.assert_array_equal(run(content, images()), run(rounded_content(family), images()))
-    np.testing.assert_allclose(
-        run(content, images()), predict(weights_rounded(quantized(family)), samples()), atol=1e-4
-    )
-    assert len(content) < len(rounded_content(family))
+    found = run(content, images())
+    np.testing.assert_allclose(found, run(weights_only_content(family, stored=False), images()), atol=1e-5)
+    np.testing.assert_allclose(found, predict(quantized(family).weights_only(), samples()), atol=1e-4)
+    assert len(content) < len(weights_only_content(family, stored=False))
 
 
-def test_stored_numbers_times_scales_are_the_weights(tmp_path: Path) -> None:
-    before = {tensor.constant.tobytes() for tensor in constants(rounded_content("ds_cnn"), tmp_path, "float32")}
-    stored = constants(store_weights(rounded_content("ds_cnn"), weight_table("ds_cnn")), tmp_path, "int8")
-    assert len(stored) == len(weight_table("ds_cnn"))
-    for tensor in stored:
-        along = [-1 if dimension == tensor.axis else 1 for dimension in range(tensor.constant.ndim)]
-        values = tensor.constant.astype(np.float32) * np.reshape(tensor.scale, along)
-        assert values.tobytes() in before
-        assert np.abs(tensor.constant).max() == 127
+def layouts(weight: np.ndarray) -> set[bytes]:
+    """A weight's bytes as a TFLite layer may want them: outputs first, or last for a depthwise convolution."""
+    if weight.ndim == 2:
+        return {weight.tobytes()}
+    return {weight.transpose(0, 2, 3, 1).tobytes(), weight.transpose(1, 2, 3, 0).tobytes()}
 
 
-def test_a_weight_that_no_quantizer_gives_stays_float32(tmp_path: Path) -> None:
-    first, *others = weight_table("ds_cnn")
-    nudged = np.nextafter(np.float32(first.scale[-1]), np.float32(1))
-    wrong = dataclasses.replace(first, scale=(*first.scale[:-1], float(nudged)))
-    content = store_weights(rounded_content("ds_cnn"), (wrong, *others))
-    assert len(constants(content, tmp_path, "int8")) == len(others)
-    np.testing.assert_array_equal(run(content, images()), run(rounded_content("ds_cnn"), images()))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stored_numbers_are_those_of_the_program(family: str, tmp_path: Path) -> None:
+    stored = {tensor.constant.tobytes() for tensor in constants(weights_only_content(family), tmp_path, "int8")}
+    learned = [
+        layouts(module.stored.numpy())
+        for module in quantized(family).frozen(stored=True).modules()
+        if isinstance(module, StoredWeight)
+    ]
+    assert len(stored) == len(learned) == len(weight_table(family))
+    assert all(stored & weight for weight in learned)
 
 
-def test_activation_quantizers_store_nothing(tmp_path: Path) -> None:
-    activations = [dataclasses.replace(entry, kind="activation") for entry in weight_table("ds_cnn")]
-    assert constants(store_weights(rounded_content("ds_cnn"), activations), tmp_path, "int8") == []
+def test_what_is_not_quantized_stays_float32(tmp_path: Path) -> None:
+    biases = [values.tobytes() for name, values in arrays(quantized().model) if name.endswith("bias")]
+    found = [tensor.constant.tobytes() for tensor in constants(weights_only_content(), tmp_path, "float32")]
+    assert len(found) > 3
+    assert set(found) <= set(biases)
 
 
-def test_a_file_with_nothing_to_store_keeps_its_bytes() -> None:
-    table = quantized().table
-    assert store_weights(int8_content(), table) == int8_content()
-    assert store_embeddings(int8_content(), table) == int8_content()
-    assert store_weights(float_content(), table) == float_content()
+def arrays(model: nn.Module) -> list[tuple[str, np.ndarray]]:
+    return [(name, parameter.detach().numpy()) for name, parameter in model.named_parameters()]
+
+
+class Over(nn.Module):
+    """A layer and a classifier on the mean of what it gives over all places."""
+
+    def __init__(self, layer: nn.Module, places: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer, self.places, self.last = layer, places, nn.Linear(6, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.last(self.layer(inputs).mean(self.places))
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("layer", "places", "shape"),
+    [
+        (nn.Conv1d(3, 6, 3), (2,), (3, 9)),
+        (nn.Conv2d(3, 6, 3, groups=3), (2, 3), (3, 7, 5)),
+        (nn.Conv2d(3, 6, (4, 1)), (2, 3), (3, 9, 1)),
+        (nn.Linear(5, 6), (1,), (7, 5)),
+    ],
+    ids=["over time", "two filters a channel", "one column", "over rows"],
+)
+def test_the_weights_of_every_layer_are_stored_as_it_reads_them(
+    layer: nn.Module, places: tuple[int, ...], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    program = quantize(Over(layer, places).eval(), torch.randn(16, *shape))
+    file = export_program(program, "tflite", "int8-weights", tmp_path, UNLABELLED)
+    graph, session, inputs = read_graph(file), LiteRTSession(file), torch.randn(20, *shape)
+    assert read_back(kept(program.table, "int8-weights"), graph).problems == ()
+    assert session.placement().undelegated == ()
+    found = session.run(session.encode(inputs.numpy()))
+    np.testing.assert_allclose(found, predict(program.weights_only(), inputs), atol=1e-4)
+
+
+class Shared(nn.Module):
+    """A weight that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.layer(torch.relu(self.layer(inputs)))
+        return outputs.mean((2, 3))
+
+
+def test_a_weight_of_two_layers_is_stored_for_both(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    program = quantize(Shared().eval(), samples(16))
+    file = export_program(program, "tflite", "int8-weights", tmp_path, UNLABELLED)
+    assert read_back(kept(program.table, "int8-weights"), read_graph(file)).problems == ()
+    assert LiteRTSession(file).placement().undelegated == ()
+    np.testing.assert_allclose(run(file.read_bytes(), images()), predict(program.weights_only(), samples()), atol=1e-4)
+
+
+@pytest.mark.parametrize("content", [bare_content, bare_float_content])
+def test_a_file_with_nothing_to_store_keeps_its_bytes(content: Callable[[], bytes]) -> None:
+    assert store_weights(content()) == content()
+    assert store_embeddings(content(), quantized().table) == content()
 
 
 def test_storing_twice_gives_the_same_bytes() -> None:
-    table = weight_table("ds_cnn")
-    once = store_weights(rounded_content("ds_cnn"), table)
-    assert store_weights(rounded_content("ds_cnn"), table) == once
-    assert store_weights(once, table) == once
-    assert halve_weights(float_content()) == halve_weights(float_content())
+    once = weights_only_content()
+    assert store_weights(weights_only_content(stored=False)) == once
+    assert store_weights(once) == once
+    assert halve_weights(bare_float_content()) == halve_weights(bare_float_content())
 
 
 class Words(nn.Module):
@@ -227,11 +281,11 @@ def tokens() -> np.ndarray:
 
 
 def words_content(model: nn.Module) -> bytes:
-    return exported(model, torch.zeros(1, IDS, dtype=torch.int32))
+    return bare(model, torch.zeros(1, IDS, dtype=torch.int32))
 
 
-@pytest.mark.parametrize(("per_row", "slow"), [(False, ("0:GATHER",)), (True, ("0:RESHAPE", "1:EMBEDDING_LOOKUP"))])
-def test_a_table_of_words_is_stored_as_int8(per_row: bool, slow: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("per_row", "lookups"), [(False, ("0:GATHER",)), (True, ("0:RESHAPE", "1:EMBEDDING_LOOKUP"))])
+def test_a_table_of_words_is_stored_as_int8(per_row: bool, lookups: tuple[str, ...], tmp_path: Path) -> None:
     model, entry = words(per_row)
     plain = words_content(model)
     content = store_embeddings(plain, [entry])
@@ -242,29 +296,22 @@ def test_a_table_of_words_is_stored_as_int8(per_row: bool, slow: tuple[str, ...]
     weight, bias = (parameter.detach().numpy() for parameter in model.linear.parameters())
     np.testing.assert_allclose(run(content, tokens()), rows[tokens()].mean(1) @ weight.T + bias, atol=1e-6)
     np.testing.assert_array_equal(run(content, tokens()), run(plain, tokens()))
-    assert placement(content, tmp_path).undelegated == slow
+    placed = placement(content, tmp_path)
+    assert (placed.undelegated, placed.lookups) == ((), lookups)
     assert len(content) < len(plain) - 3 * WORDS * WIDTH + (12 * WORDS if per_row else 0) + 200
     result = read_back([entry], graph_of(content, tmp_path))
     assert (result.exact, result.problems) == (1, ())
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-def test_a_table_that_is_a_layer_too_is_stored_once(per_row: bool, tmp_path: Path) -> None:
+def test_a_table_that_is_a_layer_too_answers_as_before(per_row: bool, tmp_path: Path) -> None:
     model, entry = words(per_row, tied=True)
     plain = words_content(model)
-    content = store_weights(store_embeddings(plain, [entry]), [entry])
+    content = store_embeddings(plain, [entry])
     assert {tensor.constant.tobytes() for tensor in constants(content, tmp_path, "int8")} == {
         torch.round(model.table.weight / torch.tensor(entry.scale)[:, None]).to(torch.int8).numpy().tobytes()
     }
-    assert len(content) < WORDS * WIDTH + WORDS * 12 * (2 if per_row else 0) + 4000
     np.testing.assert_array_equal(run(content, tokens()), run(plain, tokens()))
-
-
-def test_weights_are_stored_around_a_table_that_is_not(tmp_path: Path) -> None:
-    model, entry = words(per_row=True)
-    content = store_weights(words_content(model), [entry])
-    assert constants(content, tmp_path, "int8") == []
-    np.testing.assert_array_equal(run(content, tokens()), run(words_content(model), tokens()))
 
 
 def test_a_table_off_the_grid_stays_float32(tmp_path: Path) -> None:
