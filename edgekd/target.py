@@ -93,8 +93,10 @@ def load_target(name: str) -> Target:
 
     Raises UsageError, with the nearest name, if there is none, or if the file does not hold together.
     """
-    names = target_names()
-    file = Path(name) if name.endswith(".toml") else TARGETS / f"{name}.toml"
-    if file.parent == TARGETS and name not in names:
+    if name.endswith(".toml"):
+        file = Path(name)
+    elif name in (names := target_names()):
+        file = TARGETS / f"{name}.toml"
+    else:
         raise UsageError(f"target '{name}' is not known; {nearest(name, names)}")
     return read_config(Target, read_text(file), str(file))

@@ -27,16 +27,19 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = "tflite-arm"
 TRAINING = {"data", "teacher", "outputs", "student", "program"}
 EXPORTS = {"export[tflite int8]", "export[tflite float32]", "export[tflite float32 teacher]"}
+PREFLIGHT = {"preflight[tflite-arm]"}
 VERIFY = {"verify[tflite-arm]"}
 MEASURE = "measure the exported model"
-COMPARISONS = {"measure[tflite float32 on local]", "measure[tflite float32 teacher on local]"}
-EVERYTHING = TRAINING | EXPORTS | VERIFY | {MEASURE} | COMPARISONS
+STUDENT_MEASURED = "measure[tflite float32 in ai-edge-litert on local]"
+COMPARISONS = {STUDENT_MEASURED, "measure[tflite float32 teacher in ai-edge-litert on local]"}
+EVERYTHING = PREFLIGHT | TRAINING | EXPORTS | VERIFY | {MEASURE} | COMPARISONS
+OF_THE_TEACHER = EVERYTHING - PREFLIGHT - {"data"}
 OF_THE_STUDENT = {
     "student",
     "program",
     "export[tflite int8]",
     "export[tflite float32]",
-    "measure[tflite float32 on local]",
+    STUDENT_MEASURED,
     *VERIFY,
     MEASURE,
 }
@@ -117,7 +120,7 @@ def test_every_input_is_made_before_it_is_needed(plan: Planned):
 
 def test_the_steps_go_from_data_to_measurements(plan: Planned):
     order = names(plan())
-    chain = ["data", "teacher", "outputs", "student", "program", "export[tflite int8]", *VERIFY, MEASURE]
+    chain = [*PREFLIGHT, "data", "teacher", "outputs", "student", "program", "export[tflite int8]", *VERIFY, MEASURE]
     assert [name for name in order if name in chain] == chain
 
 
@@ -149,9 +152,9 @@ def test_the_function_of_every_step_is_there(plan: Planned):
         ("task.std=32.0", EVERYTHING),
         ("task.augment.views=2", EVERYTHING),
         ("task.args.test_every=4", EVERYTHING),
-        ("teacher.train.epochs=13", EVERYTHING - {"data"}),
-        ("teacher.args.width=16", EVERYTHING - {"data"}),
-        ("student.args.width=16", OF_THE_STUDENT),
+        ("teacher.train.epochs=13", OF_THE_TEACHER),
+        ("teacher.args.width=16", OF_THE_TEACHER),
+        ("student.args.width=16", OF_THE_STUDENT | PREFLIGHT),
         ("distill.temperature=2.0", OF_THE_STUDENT),
         ("distill.weight=0.5", OF_THE_STUDENT),
         ("distill.train.epochs=31", OF_THE_STUDENT),
@@ -160,7 +163,7 @@ def test_the_function_of_every_step_is_there(plan: Planned):
         ("budgets.bytes=100000", {*VERIFY, MEASURE}),
         ("budgets.below_student=1.0", {*VERIFY, MEASURE}),
         ("measure.protocol=full", {MEASURE}),
-        ("name=other", set()),
+        ("name=other", EXPORTS | VERIFY | {MEASURE} | COMPARISONS),
         ("distill.temperature=4", set()),
     ],
 )
@@ -229,8 +232,8 @@ def test_missing_data_is_named(plan: Planned, tmp_path: Path):
     ("override", "expected"),
     [
         ("task.source=mine:f", EVERYTHING),
-        ("teacher.model=mine:f", EVERYTHING - {"data"}),
-        ("student.model=mine:f", OF_THE_STUDENT),
+        ("teacher.model=mine:f", OF_THE_TEACHER),
+        ("student.model=mine:f", OF_THE_STUDENT | PREFLIGHT),
     ],
 )
 def test_the_source_of_a_user_module_counts(
@@ -422,8 +425,8 @@ def test_an_unknown_target_suggests_the_nearest(plan: Planned):
     assert "did you mean 'tflite-arm'?" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["../devices/local", "tflite-arm.toml", "", "."])
-def test_a_target_is_a_name_and_not_a_path(name: str, plan: Planned):
+@pytest.mark.parametrize("name", ["../devices/local", "targets/tflite-arm", "", "."])
+def test_the_name_of_a_target_is_not_a_path(name: str, plan: Planned):
     with pytest.raises(UsageError, match="is not known"):
         plan(targets=(name,))
 
