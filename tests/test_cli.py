@@ -177,6 +177,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_mends_it(arguments:
     (here / "g.tflite").write_bytes(GARBAGE)
     (here / "published").mkdir()
     manifest = {"model": "model.tflite", "files": {}, "quantizers": [], "parity": {"limits": {}}}
+    manifest |= {"runtime": "ai-edge-litert", "precision": "int8", "output": {"meaning": "logits"}}
     (here / "published" / "manifest.json").write_text(json.dumps(manifest))
     line = assert_one_line(cli("ai-edge-litert", "ai_edge_litert", *arguments, code=WITHOUT), 3)
     assert "ai-edge-litert" in line
@@ -191,7 +192,8 @@ def test_plan_shows_every_step_and_runs_nothing(cli: Cli, here: Path, tmp_path: 
     assert "digits" in document["origin"]
     assert document["targets"] == ["tflite-arm"]
     steps = document["steps"]
-    assert [step["name"] for step in steps][:5] == ["data", "teacher", "outputs", "student", "program"]
+    names = ["preflight[tflite-arm]", "data", "teacher", "outputs", "student", "program"]
+    assert [step["name"] for step in steps][:6] == names
     assert not any(step["cached"] for step in steps)
     assert all(len(step["key"]) == 64 for step in steps)
     assert list(here.iterdir()) == []

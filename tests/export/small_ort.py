@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekd.export import onnx
 from edgekd.export.formats import export_program
 from edgekd.export.ort import convert
-from tests.export.small import quantized
+from tests.export.small import FEATURES, PIXELS, quantized
 
 FAMILIES = ("ds_cnn", "resnet")
 
@@ -16,7 +16,7 @@ FAMILIES = ("ds_cnn", "resnet")
 def onnx_content(family: str = "ds_cnn") -> bytes:
     """uint8 goes in and is used by the activations as well."""
     with tempfile.TemporaryDirectory() as folder:
-        return export_program(quantized(family), "onnx", Path(folder), raw_pixels=True).read_bytes()
+        return export_program(quantized(family), "onnx", "int8", Path(folder), PIXELS).read_bytes()
 
 
 @functools.cache
@@ -24,7 +24,7 @@ def signed_onnx_content(family: str = "ds_cnn") -> bytes:
     """float goes in, and the activations are int8."""
     with tempfile.TemporaryDirectory() as folder:
         file, program = Path(folder) / "model.onnx", quantized(family)
-        onnx.export_int8(program.frozen(stored=True), program.example, file, integer_input=False)
+        onnx.export(program.frozen(stored=True), program.example, file, "int8", FEATURES)
         return file.read_bytes()
 
 

@@ -20,7 +20,7 @@ from edgekd.runtimes.onnxruntime import COMPUTE
 from edgekd.verify import parity
 from edgekd.verify.graph import FileGraph, layout_changes
 from edgekd.verify.read import read_graph
-from tests.export.small import SHAPE, quantized, samples, student
+from tests.export.small import FEATURES, SHAPE, quantized, samples, student
 from tests.export.small_ort import FAMILIES, converted, onnx_content, ort_content, signed_onnx_content
 
 
@@ -66,7 +66,7 @@ def test_the_file_holds_integer_kernels_and_no_layout_changes(family: str, conte
 
 
 def test_a_float_model_is_the_torch_model(tmp_path: Path) -> None:
-    source = export_float(student(), quantized().example, "onnx", tmp_path)
+    source = export_float(student(), quantized().example, "onnx", "float32", tmp_path, FEATURES)
     session = open_session(converted(source.read_bytes(), tmp_path))
     inputs = samples(10)
     np.testing.assert_allclose(session.run(session.encode(inputs.numpy())), predict(student(), inputs), atol=1e-4)
@@ -157,7 +157,7 @@ def test_a_file_with_more_in_it_than_is_known_is_not_packed(tmp_path: Path) -> N
     options.optimized_model_filepath = str(tmp_path / "model.ort")
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.add_session_config_entry("optimization.minimal_build_optimizations", "save")
-    source = export_float(student(), quantized().example, "onnx", tmp_path)
+    source = export_float(student(), quantized().example, "onnx", "float32", tmp_path, FEATURES)
     onnxruntime.InferenceSession(str(source), options)
     with pytest.raises(ValueError, match="field 8 of a Graph"):
         pack((tmp_path / "model.ort").read_bytes())

@@ -18,7 +18,7 @@ from edgekd.runtimes import open_session
 from edgekd.runtimes.session import Session, real_values
 from edgekd.verify.graph import FileTensor
 from edgekd.verify.read import read_graph
-from tests.export.small import SHAPE, int8_content, quantized, student
+from tests.export.small import FEATURES, PIXELS, SHAPE, int8_content, quantized, student
 
 FORMATS = ("tflite", "onnx", "openvino")
 FAMILIES = ("ds_cnn", "resnet")
@@ -32,7 +32,7 @@ def contents(name: str, family: str, raw_pixels: bool) -> dict[str, bytes]:
         if name == "ort":
             convert(exported("onnx", Path(place), family, raw_pixels), Path(place) / "model.ort")
         else:
-            export_program(quantized(family), name, Path(place), raw_pixels)
+            export_program(quantized(family), name, "int8", Path(place), PIXELS if raw_pixels else FEATURES)
         return {part.name: part.read_bytes() for part in Path(place).iterdir()}
 
 
@@ -122,7 +122,7 @@ def test_asking_for_inner_tensors_leaves_the_session_as_it_was(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_float_model_has_no_quantized_tensors(name: str, tmp_path: Path) -> None:
-    session = open_session(export_float(student(), quantized().example, name, tmp_path))
+    session = open_session(export_float(student(), quantized().example, name, "float32", tmp_path, FEATURES))
     assert session.tensors(session.encode(on_the_grid().numpy())[0]) == {}
 
 

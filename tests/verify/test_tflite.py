@@ -6,7 +6,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.verify.tflite import read_graph
-from tests.export.small import int8_content
+from tests.export.small import bare_content, int8_content
 
 
 def interpreter(file: Path) -> Interpreter:
@@ -62,7 +62,7 @@ def read(content: bytes, file: Path) -> None:
 @pytest.mark.parametrize("length", [0, 3, 7, 8, 12, 40, 200, 1000, 2500, -1])
 def test_a_truncated_file_is_refused_by_name(damaged: Path, length: int) -> None:
     with pytest.raises(UsageError) as caught:
-        read(int8_content()[:length], damaged)
+        read(bare_content()[:length], damaged)
     assert str(damaged) in str(caught.value)
     assert "\n" not in str(caught.value)
 
