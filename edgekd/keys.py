@@ -7,6 +7,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.machinery import PathFinder
@@ -103,20 +104,38 @@ def source_digest(modules: tuple[str, ...]) -> str:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        file = _source_file(module)
         if module in seen:
             continue
-        if file is None:
+        source = _source(module)
+        if source is None:
             if module in modules:
                 raise UsageError(f"module '{module}' is not found; put it beside the recipe or install it")
             continue
-        text = file.read_bytes()
-        seen[module] = hashlib.sha256(text).hexdigest()
-        beside = file.parents[module.count(".") + (file.name == "__init__.py")]
-        waiting += [name for name in _imports(text, file, module) if _is_local(name, roots, beside)]
+        seen[module] = source.digest
+        waiting += [name for name in source.imports if name not in seen and _is_local(name, roots, source.beside)]
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return digest(sorted(seen.items()))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A module's text: its digest, what it imports, and the folder that its package lies in."""
+
+    digest: str
+    imports: tuple[str, ...]
+    beside: Path
+
+
+@cache
+def _source(module: str) -> _Source | None:
+    """None for a module that is not there or has no Python source."""
+    file = _source_file(module)
+    if file is None:
+        return None
+    text = file.read_bytes()
+    beside = file.parents[module.count(".") + (file.name == "__init__.py")]
+    return _Source(hashlib.sha256(text).hexdigest(), tuple(dict.fromkeys(_imports(text, file, module))), beside)
 
 
 def _is_local(name: str, roots: set[str], beside: Path) -> bool:
@@ -128,7 +147,6 @@ def _is_local(name: str, roots: set[str], beside: Path) -> bool:
     return own and ((beside / f"{root}.py").is_file() or (beside / root).is_dir())
 
 
-@cache
 def _source_file(module: str) -> Path | None:
     """The .py file of a module, found without importing its parents."""
     root, *rest = module.split(".")

@@ -62,7 +62,7 @@ def package(write: Write) -> None:
 def fresh(*modules: str) -> str:
     """The digest as a new process would compute it."""
     source_digest.cache_clear()
-    keys._source_file.cache_clear()
+    keys._source.cache_clear()
     importlib.invalidate_caches()
     return source_digest(modules)
 

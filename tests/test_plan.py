@@ -52,7 +52,7 @@ def fresh_caches() -> Iterator[None]:
     """Sources and versions are read anew, and what a test pretended is forgotten."""
 
     def clear() -> None:
-        for cached in (keys.source_digest, keys._source_file, keys.package_version):
+        for cached in (keys.source_digest, keys._source, keys.package_version):
             cached.cache_clear()
         importlib.invalidate_caches()
 
@@ -249,6 +249,7 @@ def test_the_source_of_a_user_module_counts(
     before = plan(override)
     (tmp_path / "mine.py").write_text("f = 2")
     keys.source_digest.cache_clear()
+    keys._source.cache_clear()
     assert changed(before, plan(override)) == expected
 
 
