@@ -24,10 +24,12 @@ class OpenVINOSession(Session):
     def __init__(self, file: Path, threads: int = 1) -> None:
         from edgekd.verify.openvino import read_graph
 
-        scales = input_scales(read_graph(file))
+        graph = read_graph(file)
+        scales = input_scales(graph)
         import openvino
 
         self._file = file
+        self._quantized = any(tensor.bounds for tensor in graph.tensors)
         self._core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
@@ -50,11 +52,10 @@ class OpenVINOSession(Session):
         return [self._request.get_output_tensor(position).data.copy() for position in range(len(self.outputs))]
 
     def placement(self) -> Placement:
-        """Every node runs on the CPU; what counts is which compute in float although the model is quantized."""
+        """Every node runs on the CPU; what counts is which compute in float although activations are quantized."""
         nodes = [_runtime_info(node) for node in self._compiled.get_runtime_model().get_ordered_ops()]
         work = [(position, kind, precision) for position, (kind, precision) in enumerate(nodes) if kind in COMPUTE]
-        quantized = any(precision in INTEGERS for _, _, precision in work)
-        missing = [f"{p}:{kind}" for p, kind, precision in work if quantized and precision not in INTEGERS]
+        missing = [f"{p}:{kind}" for p, kind, precision in work if self._quantized and precision not in INTEGERS]
         return Placement(sum(kind != "Const" for kind, _ in nodes), 1, tuple(missing))
 
     def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:

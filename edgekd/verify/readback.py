@@ -31,10 +31,12 @@ def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
 
     A quantized activation is placed by what it is computed from: the quantizers of the weights and activations behind
     it, the same in the table as in the file. Operations that only move data keep their input's quantizer. A bias has
-    none of its own: its scale must be its input's times its weight's, rounded once to float32.
+    none of its own: its scale must be its input's times its weight's, rounded once to float32. Where activations are
+    float, integers that go in are pixels, and what looks like their scale is the normalisation.
     """
     search = _Search(table, graph)
-    for index in graph.inputs:
+    integers = any(entry.kind == "activation" for entry in table)
+    for index in graph.inputs if integers else ():
         search.place_activation(graph.tensors[index], frozenset())
     for node in graph.nodes:
         search.visit(node)
