@@ -1,6 +1,7 @@
 """Text classification: sentences to token ids."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ TOKENIZER_FILE = "tokenizer.json"
 def tsv_folder(task: TextTask, *, names: Sequence[str] = ()) -> Dataset:
     """Read `train.tsv` and `test.tsv` of the folder `task.data`: one `sentence<TAB>label` a line, no header.
 
-    Classes are the labels found, in sorted order; `names` gives them readable names in that order.
+    Classes are the labels found, in sorted order, whole numbers by their value; `names` gives them readable names in
+    that order.
 
     Raises UsageError for a folder without these files, and for the first line that is not a sentence and a label.
     """
@@ -32,7 +34,7 @@ def tsv_folder(task: TextTask, *, names: Sequence[str] = ()) -> Dataset:
     if not task.data.is_dir():
         raise UsageError(f"task.data: {task.data} is not a folder; point it at the folder with the TSV files")
     rows = {name: _read_tsv(task.data / f"{name}.tsv") for name in ("train", "test")}
-    labels = sorted({label for split in rows.values() for _, label, _ in split})
+    labels = _in_order({label for split in rows.values() for _, label, _ in split})
     if names and len(names) != len(labels):
         raise UsageError(f"task.args.names: {len(names)} names for the {len(labels)} labels {', '.join(labels)}")
 
@@ -46,10 +48,15 @@ def tsv_folder(task: TextTask, *, names: Sequence[str] = ()) -> Dataset:
     return Dataset(split("train"), split("test"), tuple(names or labels))
 
 
+def _in_order(labels: Iterable[str]) -> list[str]:
+    numbers = all(re.fullmatch("-?[0-9]+", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label) if numbers else 0, label))
+
+
 def _read_tsv(file: Path) -> list[tuple[str, str, str]]:
     """Sentence, label and place of every line."""
     rows = []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), start=1):
         sentence, tab, label = line.rpartition("\t")
         if not tab or not sentence.strip() or not label.strip():
             raise UsageError(f"{file}, line {number}: not a sentence, a tab and a label")
@@ -81,7 +88,7 @@ def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: P
         test=_encode(tokenizer, test),
         golden_raw=np.array(test[:GOLDEN_SAMPLES]),
         preprocessing=_describe(task, tokenizer, padding),
-        vocabulary=tokenizer.get_vocab_size(),
+        vocabulary=_ids_of(tokenizer),
         app_files=(TOKENIZER_FILE,),
     )
 
@@ -89,7 +96,7 @@ def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: P
 def vocabulary_size(task: TextTask) -> int:
     """How many token ids there will be at most. Raises UsageError if the tokenizer cannot be read."""
     if task.tokenizer is not None:
-        return int(_given_tokenizer(task.tokenizer).get_vocab_size())
+        return _ids_of(_given_tokenizer(task.tokenizer))
     return task.vocabulary or 0
 
 
@@ -128,8 +135,13 @@ def _given_tokenizer(file: Path) -> "Tokenizer":
         raise UsageError(f"task.tokenizer: {file} is not a tokenizer.json ({first_line(error)})") from error
 
 
+def _ids_of(tokenizer: "Tokenizer") -> int:
+    """One more than the largest id; a given vocabulary may have gaps."""
+    return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
+
+
 def _padding_id(tokenizer: "Tokenizer") -> int:
-    if tokenizer.padding is not None:
+    if tokenizer.padding is not None and tokenizer.id_to_token(tokenizer.padding["pad_id"]) is not None:
         return int(tokenizer.padding["pad_id"])
     found = [number for name in PADDING_NAMES if (number := tokenizer.token_to_id(name)) is not None]
     if not found:
@@ -138,7 +150,11 @@ def _padding_id(tokenizer: "Tokenizer") -> int:
 
 
 def _encode(tokenizer: "Tokenizer", sentences: Sequence[str]) -> np.ndarray:
-    return np.array([entry.ids for entry in tokenizer.encode_batch(list(sentences))], dtype=np.int32)
+    try:
+        encoded = tokenizer.encode_batch(list(sentences))
+    except Exception as error:  # plain Exception again, for a word that the tokenizer has no id for
+        raise UsageError(f"task.tokenizer: it cannot encode the sentences ({first_line(error)})") from error
+    return np.array([entry.ids for entry in encoded], dtype=np.int32)
 
 
 def _dropped(task: TextTask, ids: np.ndarray, padding: int, unknown: int, rng: np.random.Generator) -> np.ndarray:
@@ -150,8 +166,9 @@ def _dropped(task: TextTask, ids: np.ndarray, padding: int, unknown: int, rng: n
 def _describe(task: TextTask, tokenizer: "Tokenizer", padding: int) -> dict[str, object]:
     """The whole way from a sentence to model input, as JSON, for whoever writes it again in an app."""
     words = [
-        "lower case",
-        r"split into runs of word characters and runs of other characters that are not white space: \w+|[^\w\s]+",
+        "lower case, each character by itself",
+        r"split into runs of word characters and runs of other characters that are not white space: \w+|[^\w\s]+ with "
+        "the word characters of Unicode: letters, marks, decimal digits, connectors, joiners",
         f"look each piece up in {TOKENIZER_FILE} (model.vocab); one that is not there is {UNKNOWN}",
     ]
     return {
@@ -161,7 +178,7 @@ def _describe(task: TextTask, tokenizer: "Tokenizer", padding: int) -> dict[str,
             f"keep the first {task.length} ids; append {padding} to fewer",
         ],
         "tokenizer": TOKENIZER_FILE,
-        "vocabulary": tokenizer.get_vocab_size(),
+        "vocabulary": _ids_of(tokenizer),
         "length": task.length,
         "padding_id": padding,
         "unknown_id": tokenizer.token_to_id(UNKNOWN),
