@@ -159,11 +159,20 @@ def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[PlacedQuantiz
     return placed
 
 
+def operation_of(hook: str) -> str:
+    """The operation whose inputs or output a hook changes."""
+    return str(decode_hook_name(hook)[1])
+
+
 def replace_quantizers(model: nn.Module, originals: Sequence[str], replacement: nn.Module | None) -> None:
-    """Put `replacement` wherever the quantizers of these hooks are used, or take them out."""
+    """Put `replacement` wherever the quantizers of these hooks are used, or take them out.
+
+    Tensors that are joined later share one, and with the first of its hooks all are done.
+    """
     hooks = hooks_of(model)
-    quantizers = [hooks.get_submodule(name) for name in originals]
-    for name, found in list(hooks.named_hooks(remove_duplicate=False)):
+    places = dict(hooks.named_hooks(remove_duplicate=False))
+    quantizers = [places[name] for name in originals if name in places]
+    for name, found in places.items():
         if not any(found is quantizer for quantizer in quantizers):
             continue
         if replacement is None:
@@ -181,7 +190,7 @@ def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
         if not placed.is_weight:
             continue
         weight = model.get_parameter(placed.tensor)
-        users = {types[decode_hook_name(hook)[1]] for hook in placed.hooks}
+        users = {types[operation_of(hook)] for hook in placed.hooks}
         if weight.ndim == 1:
             replace_quantizers(model, placed.hooks, None)
         elif EMBEDDING in users:

@@ -59,23 +59,23 @@ class QuantizedProgram:
         """
         model = copy.deepcopy(self.model)
         places = nncf_backend.quantizers_of(self.model, self.example)
+        lookups: dict[str, StoredEmbedding] = {}
         for entry, placed in zip(self.table, places, strict=True):
             if entry.kind == "weight":
                 owner, _, leaf = placed.tensor.rpartition(".")
                 layer: Any = model.get_submodule(owner)
-                embedding = isinstance(layer, nn.Embedding)
-                if stored and embedding:
-                    model.set_submodule(owner, StoredEmbedding(StoredWeight(entry, layer.weight)))
-                elif stored:
-                    form = StoredWeight(entry, getattr(layer, leaf))
-                    parametrize.register_parametrization(layer, leaf, form, unsafe=True)
+                if stored and isinstance(layer, nn.Embedding) and len(placed.hooks) == 1:
+                    rows = StoredEmbedding(StoredWeight(entry, layer.weight))
+                    model.set_submodule(owner, rows)
+                    lookups[nncf_backend.operation_of(placed.hooks[0])] = rows
                 else:
-                    rounding = FakeQuantizedWeight(entry)
-                    setattr(layer, leaf, nn.Parameter(rounding(getattr(layer, leaf)).detach()))
-                    if not embedding:
-                        parametrize.register_parametrization(layer, leaf, rounding, unsafe=True)
+                    _freeze_weight(model, getattr(layer, leaf), entry, stored)
             keep = entry.kind == "activation" and activations
-            nncf_backend.replace_quantizers(model, placed.hooks, QuantizedActivation(entry, unsigned) if keep else None)
+            frozen = QuantizedActivation(entry, unsigned) if keep else None
+            lookup = lookups.get(nncf_backend.operation_of(placed.hooks[0]))
+            if frozen is not None and lookup is not None:
+                lookup.after, frozen = frozen, None
+            nncf_backend.replace_quantizers(model, placed.hooks, frozen)
         return model.eval()
 
     def weights_only(self) -> nn.Module:
@@ -85,6 +85,17 @@ class QuantizedProgram:
             if entry.kind == "activation":
                 nncf_backend.replace_quantizers(model, placed.hooks, None)
         return model.eval()
+
+
+def _freeze_weight(model: nn.Module, weight: nn.Parameter, entry: Quantizer, stored: bool) -> None:
+    """Put the quantizer's numbers in wherever a weight is; two layers may have the same one."""
+    form = StoredWeight(entry, weight) if stored else FakeQuantizedWeight(entry)
+    rounded = weight if stored else nn.Parameter(form(weight).detach())
+    for layer in list(model.modules()):
+        for leaf in [leaf for leaf, one in layer.named_parameters(recurse=False) if one is weight]:
+            setattr(layer, leaf, rounded)
+            if stored or not isinstance(layer, nn.Embedding):
+                parametrize.register_parametrization(layer, leaf, form, unsafe=True)
 
 
 class QuantizedActivation(nn.Module):
@@ -149,14 +160,19 @@ class StoredWeight(FakeQuantizedWeight):
 
 
 class StoredEmbedding(nn.Module):
-    """An embedding that looks up int8 rows and dequantizes those alone."""
+    """An embedding that looks up int8 rows and dequantizes those alone.
+
+    after: the quantizer of its output, which cannot be a hook of the lookup: that gives integers now.
+    """
 
     def __init__(self, form: StoredWeight) -> None:
         super().__init__()
         self.form = form
+        self.after: nn.Module = nn.Identity()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.form.dequantize(nn.functional.embedding(ids, self.form.stored))
+        outputs: torch.Tensor = self.after(self.form.dequantize(nn.functional.embedding(ids, self.form.stored)))
+        return outputs
 
 
 def save_program(program: QuantizedProgram, architecture_file: Path, folder: Path) -> None:
