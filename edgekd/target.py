@@ -74,6 +74,8 @@ class Target:
         if self.format not in FORMATS[self.runtime]:
             known = ", ".join(name for name, formats in FORMATS.items() if self.format in formats)
             raise ValueError(f"runtime: {self.runtime} does not open {self.format} files; known: {known}")
+        if (self.format, self.precision) == ("ort", "float16"):
+            raise ValueError("precision: an ort file has no float16, its converter widens it; use onnx, or another one")
         wanted = "max_lsb" if self.precision == "int8" else "max_abs_diff"
         if getattr(self.parity, wanted) is None:
             raise ValueError(f"parity: {self.precision} needs '{wanted}'; add it")
