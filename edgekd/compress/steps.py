@@ -1,8 +1,5 @@
 """The step that makes the quantized program."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -20,7 +17,7 @@ from edgekd.models.evaluate import accuracy
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import QuantizeConfig
-from edgekd.tasks.dataset import raw_pixels
+from edgekd.tasks.dataset import pixel_range
 
 
 def quantize_student(work: Work[QuantizeConfig]) -> Facts:
@@ -38,7 +35,7 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
         fit(Distiller(model, None, objective), examples, work.config.quantization.train, work.seed, work.progress)
 
     calibration = _calibration(examples.inputs[0], work.config, work.seed)
-    program = quantize(module, calibration, train, _input_range(data.facts["preprocessing"]))
+    program = quantize(module, calibration, train, pixel_range(data.facts["preprocessing"]))
     save_program(program, student.file("architecture.json"), work.out)
     write_table(program.table, work.out / "table.json")
     _check_restored(program, work, examples.inputs[0][:64])
@@ -48,14 +45,6 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
 def restore_program(artifact: Artifact) -> QuantizedProgram:
     """The quantized program of a finished step."""
     return load_program(artifact.path, load_architecture(artifact.path))
-
-
-def _input_range(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
-    """For raw pixels, the normalised values of 0 and 255: then an int8 input is the pixel moved by a whole number."""
-    if (pixels := raw_pixels(preprocessing)) is None:
-        return None
-    mean, std = pixels
-    return (0 - mean) / std, (255 - mean) / std
 
 
 def _calibration(inputs: torch.Tensor, config: QuantizeConfig, seed: int) -> torch.Tensor:

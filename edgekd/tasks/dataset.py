@@ -65,6 +65,14 @@ def raw_pixels(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
     return preprocessing["mean"], preprocessing["std"]
 
 
+def pixel_range(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
+    """For raw pixels, the normalised values of 0 and 255: then an int8 input is the pixel moved by a whole number."""
+    if (pixels := raw_pixels(preprocessing)) is None:
+        return None
+    mean, std = pixels
+    return (0 - mean) / std, (255 - mean) / std
+
+
 def check_labels(data: Dataset) -> None:
     """Refuse splits that are empty, unlabelled, or of one class; labels out of range.
 

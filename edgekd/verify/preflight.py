@@ -17,7 +17,7 @@ from edgekd.runtimes import open_session
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import PreflightConfig
-from edgekd.tasks.dataset import raw_pixels
+from edgekd.tasks.dataset import pixel_range
 from edgekd.tasks.outline import Outline, outline
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.read import read_graph
@@ -43,7 +43,7 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
             file = export_float(module, example, target.format, target.precision, Path(place), card)
             source, table = module, kept((), target.precision)
         else:
-            program = quantize(module, _noise(data, work.seed), None, _input_range(data))
+            program = quantize(module, _noise(data, work.seed), None, pixel_range(data.preprocessing))
             file = export_program(program, target.format, target.precision, Path(place), card)
             source, table = program.frozen(stored=False), kept(program.table, target.precision)
         graph = read_graph(file)
@@ -62,10 +62,3 @@ def _noise(data: Outline, seed: int) -> torch.Tensor:
     if data.vocabulary is not None:
         return torch.from_numpy(random.integers(0, data.vocabulary, shape, dtype=np.int32))
     return torch.from_numpy(random.normal(size=shape).astype(np.float32))
-
-
-def _input_range(data: Outline) -> tuple[float, float] | None:
-    if (pixels := raw_pixels(data.preprocessing)) is None:
-        return None
-    mean, std = pixels
-    return (0 - mean) / std, (255 - mean) / std
