@@ -30,7 +30,7 @@ class TextCNN(nn.Module):
         self.classifier = nn.Linear(channels * len(kernels), classes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        embedded = self.dropout(self.tokens(inputs)).transpose(1, 2).unsqueeze(3)
+        embedded = self.dropout(self.tokens(inputs)).unsqueeze(2).permute(0, 3, 1, 2)
         found = torch.cat([branch(embedded) for branch in self.branches], dim=1)
         logits: torch.Tensor = self.classifier(self.dropout(torch.flatten(found, 1)))
         return logits
