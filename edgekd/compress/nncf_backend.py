@@ -34,6 +34,7 @@ CONSTANT = "nncf_model_const"
 LINEAR, EMBEDDING = "linear", "embedding"
 CARRIERS = ("relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute")
 """What a runtime does in one step with the linear layer before it, or does to 8-bit numbers as they are."""
+JOIN, POOLS = "cat", ("max_pool1d", "max_pool2d", "max_pool3d")
 
 nncf.set_log_level(logging.ERROR)
 
@@ -89,6 +90,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
         )
     _adapt_weight_quantizers(quantized, example)
     _close_linear_layers(quantized, example, samples)
+    _close_joins(quantized, example)
     return quantized
 
 
@@ -142,8 +144,7 @@ def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[PlacedQuantiz
         edges = sorted(graph.get_input_edges(node), key=lambda edge: edge.input_port_id)
         sources = frozenset().union(*(reached[edge.from_node.node_id] for edge in edges))
         if node.node_type.endswith("_quantize"):
-            tensor, parameters = edges[0].from_node, edges[-1].from_node
-            hook = parameters.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0]
+            tensor, hook = edges[0].from_node, _hook_of(edges[-1].from_node)
             is_weight = tensor.node_type == CONSTANT
             found = PlacedQuantizer(
                 (hook,), tensor.node_name, is_weight, tuple(sorted(sources)), hooks.get_submodule(hook)
@@ -221,6 +222,35 @@ def _close_linear_layers(model: nn.Module, example: torch.Tensor, samples: Seque
     for name, observer in observers.items():
         low, high = (torch.stack(values).mean() for values in (observer.lows, observer.highs))
         hooks_of(model).register_post_function_hook(name, 0, _quantizer(low, high, False))
+
+
+def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
+    """Put the quantizer that joined tensors share behind their join as well: no number changes, and a runtime that
+    looks right before a layer finds 8-bit numbers.
+    """
+    graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
+    for node in graph.get_all_nodes():
+        if node.node_type != JOIN or all(_is_closed(graph, user) for user in graph.get_next_nodes(node)):
+            continue
+        found = [_hook_before(graph, before) for before in graph.get_previous_nodes(node)]
+        shared = [places.get(hook) for hook in found]
+        if shared[0] is not None and all(one is shared[0] for one in shared):
+            hooks_of(model).register_post_function_hook(node.node_name, 0, shared[0])
+
+
+def _hook_before(graph: Any, node: Any) -> str:
+    """The quantizer that gave a node's numbers, if nothing has changed them since; else an empty name."""
+    before = graph.get_previous_nodes(node)
+    if node.node_type.endswith("_quantize"):
+        edges = sorted(graph.get_input_edges(node), key=lambda edge: edge.input_port_id)
+        return _hook_of(edges[-1].from_node)
+    moves = node.node_type in (*CARRIERS, *POOLS) and len(before) == 1
+    return _hook_before(graph, before[0]) if moves else ""
+
+
+def _hook_of(parameter: Any) -> str:
+    """The hook that a quantizer's parameter belongs to."""
+    return str(parameter.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0])
 
 
 class _Observer(nn.Module):
