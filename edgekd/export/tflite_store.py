@@ -184,10 +184,11 @@ def _dequantize(model: Any, source: int, target: int) -> Any:
 
 
 def _dequantize_constant(model: Any, stored: int, index: int) -> None:
-    """A float32 constant becomes what is dequantized from the stored one."""
+    """A float32 constant becomes what is dequantized from the stored one, right before it is used."""
     graph = model.subgraphs[0]
     graph.tensors[index].buffer = 0
-    graph.operators.insert(0, _dequantize(model, stored, index))
+    place = next(place for place, user in enumerate(graph.operators) if index in user.inputs)
+    graph.operators.insert(place, _dequantize(model, stored, index))
 
 
 def _dequantize_rows(model: Any, lookup: Any, stored: int) -> None:

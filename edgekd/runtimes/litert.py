@@ -14,7 +14,7 @@ from edgekd.runtimes.session import Placement, Session, TensorSpec, quantized_te
 
 IDENTIFIER = b"TFL3"
 DELEGATE = "DELEGATE"
-LOOKUPS, RESHAPE = ("GATHER", "EMBEDDING_LOOKUP"), "RESHAPE"
+LOOKUPS, RESHAPE, DEQUANTIZE = ("GATHER", "EMBEDDING_LOOKUP"), "RESHAPE", "DEQUANTIZE"
 IDS = ("int32", "int64")
 
 
@@ -84,13 +84,17 @@ def placement_of(nodes: Sequence[dict[str, Any]], ids: set[int]) -> Placement:
 
 
 def _fed_by(plain: Sequence[dict[str, Any]], ids: set[int]) -> set[int]:
-    """The positions of the nodes that reshape token ids or fetch rows by them."""
-    found, flowing = set(), set(ids)
+    """The positions of the nodes that reshape token ids, fetch rows by them, or make these rows float."""
+    found, flowing, rows = set(), set(ids), set[int]()
     for position, node in enumerate(plain):
-        if node["op_name"] in (*LOOKUPS, RESHAPE) and any(int(tensor) in flowing for tensor in node["inputs"]):
+        op, outputs = node["op_name"], {int(tensor) for tensor in node["outputs"]}
+        inputs = {int(tensor) for tensor in node["inputs"]}
+        if op in (*LOOKUPS, RESHAPE) and inputs & flowing:
             found.add(position)
-            if node["op_name"] == RESHAPE:
-                flowing |= {int(tensor) for tensor in node["outputs"]}
+            flowing |= outputs if op == RESHAPE else set()
+            rows |= outputs if op in LOOKUPS else set()
+        elif op == DEQUANTIZE and inputs & rows:
+            found.add(position)
     return found
 
 
