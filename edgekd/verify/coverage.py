@@ -16,10 +16,14 @@ TRANSPOSES = ("transpose", "permute", "scaled_dot_product_attention")
 """Operations of a torch graph that a file may have one transpose for: attention turns its keys."""
 QUANTIZERS = ("QUANTIZE", "QUANTIZELINEAR", "FAKEQUANTIZE")
 DEQUANTIZERS = ("DEQUANTIZE", "DEQUANTIZELINEAR", "FAKEQUANTIZE", "CONSTEXPR_AFFINE_DEQUANTIZE")
-MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "UNSQUEEZE", "EXPAND_DIMS", "FLATTEN", "SPLIT", "SLICE", "GATHER", "CAST")
+MOVING = (
+    "RESHAPE", "TRANSPOSE", "SQUEEZE", "UNSQUEEZE", "EXPAND_DIMS", "FLATTEN", "SPLIT", "SLICE", "GATHER", "CAST",
+    "MAXPOOL", "MAX_POOL", "MAX_POOL_2D",
+)  # fmt: skip
 """What changes no number."""
 FUSED = ("RELU", "RELU6", "CLIP", "CLAMP", *MOVING)
 """What a runtime does in one step with the integer operation before it."""
+LOOKUPS = ("GATHER", "EMBEDDING_LOOKUP")
 BIAS = "ADD"
 DEQUANTIZING = ("CONVERT", "SUBTRACT", "MULTIPLY")
 """How OpenVINO writes that stored integers are dequantized."""
@@ -28,9 +32,8 @@ INTEGERS = ("int8", "uint8")
 COUNTS = ("int16", "uint16", "int32", "int64", "bool")
 INTEGER_KERNELS = (
     "CONV", "CONVOLUTION", "GROUPCONVOLUTION", "CONVTRANSPOSE", "CONV_TRANSPOSE", "CONVOLUTIONBACKPROPDATA",
-    "MATMUL", "GEMM", "LINEAR", "ADD", "MUL", "MULTIPLY", "CONCAT", "MAXPOOL", "MAX_POOL", "AVERAGEPOOL", "AVG_POOL",
-    "AVGPOOL", "GLOBALAVERAGEPOOL", "REDUCEMEAN", "REDUCE_MEAN", "RESIZE", "INTERPOLATE", "UPSAMPLE_NEAREST_NEIGHBOR",
-    "PAD",
+    "MATMUL", "GEMM", "LINEAR", "ADD", "MUL", "MULTIPLY", "CONCAT", "AVERAGEPOOL", "AVG_POOL", "AVGPOOL",
+    "GLOBALAVERAGEPOOL", "REDUCEMEAN", "REDUCE_MEAN", "RESIZE", "INTERPOLATE", "UPSAMPLE_NEAREST_NEIGHBOR", "PAD",
 )  # fmt: skip
 """What is computed on integers where a format has quantizers around it; all else is float between them."""
 
@@ -119,8 +122,9 @@ class _Islands:
         for node in graph.nodes:
             if all(index in self.constants for index in node.inputs):
                 self.constants.update(node.outputs)
+        stored = self.constants.union(*(node.outputs for node in graph.nodes if node.op.upper() in LOOKUPS))
         self.quantized = any(
-            tensor.scale and tensor.index not in self.constants and tensor.dtype != "int32" for tensor in graph.tensors
+            tensor.scale and tensor.index not in stored and tensor.dtype != "int32" for tensor in graph.tensors
         )
         apart = (*QUANTIZERS, *DEQUANTIZERS, *MOVING)
         self.typed = any(self.is_integer(node) for node in graph.nodes if node.op.upper() not in apart)
