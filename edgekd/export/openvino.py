@@ -19,6 +19,7 @@ def convert(onnx_file: Path, file: Path, half: bool, card: Card) -> None:
             import openvino
 
             model = openvino.convert_model(str(onnx_file))
+            _keep_row_scales(model, onnx_file)
             _share_constants(model)
             _name_layers(model)
             for name, text in card.properties().items():
@@ -29,6 +30,33 @@ def convert(onnx_file: Path, file: Path, half: bool, card: Card) -> None:
         for part in (file, file.with_suffix(".bin")):
             part.unlink(missing_ok=True)
         raise ExportError(f"OpenVINO export: the converter refused the model: {first_line(error)}") from error
+
+
+def _keep_row_scales(model: Any, onnx_file: Path) -> None:
+    """Dequantize looked-up rows by the table's scale: the converter works it into the range of a quantizer behind."""
+    import onnx
+    from onnx import numpy_helper
+    from openvino import opset13
+
+    graph = onnx.load(str(onnx_file)).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    scales = {
+        node.input[0]: numpy_helper.to_array(constants[node.input[1]])
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[1] in constants
+    }
+    lookups = [layer for layer in model.get_ordered_ops() if layer.get_type_name() == "Gather"]
+    for lookup in (layer for layer in lookups if layer.get_friendly_name() in scales):
+        for rows in _users(lookup):
+            for quantize in (user for user in _users(rows) if user.get_type_name() == "FakeQuantize"):
+                scaled = opset13.multiply(rows, opset13.constant(scales[lookup.get_friendly_name()]))
+                quantize.input(0).replace_source_output(scaled.output(0))
+                for end in (1, 2):
+                    quantize.input(end).replace_source_output(quantize.input_value(end + 2))
+
+
+def _users(layer: Any) -> list[Any]:
+    return [port.get_node() for port in layer.output(0).get_target_inputs()]
 
 
 def _share_constants(model: Any) -> None:
