@@ -138,8 +138,11 @@ def graph_of(program: Program, file: Path) -> FileGraph:
 
 
 def _inside(package: Path, path: Path) -> Path:
-    """A path with all links followed. Raises UsageError if it leaves the package."""
-    found = path.resolve()
+    """A path with all links followed. Raises UsageError if it leaves the package or never ends."""
+    try:
+        found = path.resolve()
+    except RuntimeError as error:
+        raise UsageError(f"{package}: not a Core ML package (a link in it leads to itself)") from error
     if not found.is_relative_to(package.resolve()):
         raise UsageError(f"{package}: it points to {path}, outside of itself")
     return found
