@@ -165,5 +165,7 @@ class _Reader:
 
     def constant(self, layer: _Layer, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         start, size = int(layer.data["offset"]), int(layer.data["size"])
+        if not 0 <= start <= start + size <= len(self.binary):
+            raise IndexError(f"{layer.name} is not in the binary")
         content = self.binary[start : start + size]
         return np.frombuffer(content.tobytes(), dtype=dtype).reshape(shape)
