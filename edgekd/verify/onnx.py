@@ -29,6 +29,13 @@ def read_graph(file: Path) -> FileGraph:
         types = {entry.name: _type(entry) for entry in (*graph.input, *graph.value_info, *graph.output)}
         names = [*types, *(name for name in constants if name not in types)]
         names += [name for node in graph.node for name in (*node.input, *node.output) if name]
+        made = {
+            *constants,
+            *(entry.name for entry in graph.input),
+            *(name for one in graph.node for name in one.output),
+        }
+        if absent := {name for node in graph.node for name in node.input if name} - made:
+            raise IndexError(f"{min(absent)} is not there")
         positions = {name: position for position, name in enumerate(dict.fromkeys(names))}
         quantized = _quantized(graph, constants)
         tensors = tuple(_tensor(name, position, types, constants, quantized) for name, position in positions.items())
