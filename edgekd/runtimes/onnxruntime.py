@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,19 @@ def read_model(file: Path) -> Any:
         raise UsageError(f"{file}: not an ONNX model") from error
     if not model.graph.node or not model.graph.output:
         raise UsageError(f"{file}: not an ONNX model (no graph in it)")
-    outside = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
-    if outside:
-        raise UsageError(f"{file}: '{outside[0]}' lies in another file; save the model with its data inside")
+    outside = next((tensor.name for tensor in _constants(model.graph) if tensor.external_data), None)
+    if outside is not None:
+        raise UsageError(f"{file}: '{outside}' lies in another file; save the model with its data inside")
     return model
+
+
+def _constants(graph: Any) -> Iterator[Any]:
+    """Every tensor that a graph holds, in its nodes and in the graphs inside of them as well."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _constants(inner)
 
 
 def _input_scales(file: Path) -> dict[str, tuple[float, int]]:
