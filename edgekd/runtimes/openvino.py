@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import DeviceError
+from edgekd.quiet import quiet
 from edgekd.runtimes.session import Placement, Session, TensorSpec, input_scales, quantized_tensors, real_values
 
 COMPUTE = ("Convolution", "FullyConnected", "MatMul")
@@ -33,10 +34,11 @@ class OpenVINOSession(Session):
         self._core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
-            started = time.perf_counter_ns()
-            self._compiled = self._core.compile_model(str(file), "CPU", settings)
-            self._request = self._compiled.create_infer_request()
-            self.load_ns = time.perf_counter_ns() - started
+            with quiet():
+                started = time.perf_counter_ns()
+                self._compiled = self._core.compile_model(str(file), "CPU", settings)
+                self._request = self._compiled.create_infer_request()
+                self.load_ns = time.perf_counter_ns() - started
         except Exception as error:
             reason = " ".join(str(error).split())
             raise DeviceError(f"{file}: OpenVINO refuses it: {reason}") from error
