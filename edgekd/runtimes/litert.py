@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
 from edgekd.quiet import quiet
-from edgekd.runtimes.session import Placement, Session, TensorSpec, quantized_tensors, real_values
+from edgekd.runtimes.session import Placement, Session, TensorSpec, fixed_shape, quantized_tensors, real_values
 
 IDENTIFIER = b"TFL3"
 DELEGATE = "DELEGATE"
@@ -31,6 +31,9 @@ class LiteRTSession(Session):
         self._file = file
         self._interpreter, self.load_ns = _interpreter(file, num_threads=threads)
         self.inputs = [_spec(detail) for detail in self._interpreter.get_input_details()]
+        for detail in self._interpreter.get_input_details():
+            sides = [None if side < 0 else int(side) for side in detail["shape_signature"]]
+            fixed_shape(file, str(detail["name"]), sides)
         self.outputs = [_spec(detail) for detail in self._interpreter.get_output_details()]
         self._input_indices = [detail["index"] for detail in self._interpreter.get_input_details()]
         self._output_indices = [detail["index"] for detail in self._interpreter.get_output_details()]

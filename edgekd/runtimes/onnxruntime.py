@@ -10,7 +10,15 @@ import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
 from edgekd.quiet import quiet
-from edgekd.runtimes.session import Placement, Session, TensorSpec, input_scales, quantized_tensors, real_values
+from edgekd.runtimes.session import (
+    Placement,
+    Session,
+    TensorSpec,
+    fixed_shape,
+    input_scales,
+    quantized_tensors,
+    real_values,
+)
 
 ORT_IDENTIFIER = b"ORTM"
 COMPUTE = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
@@ -27,8 +35,13 @@ class OnnxRuntimeSession(Session):
         scales = _input_scales(file)
         self._file, self._threads = file, threads
         self._session, self.load_ns = self._load(str(file))
-        self.inputs = [_spec(entry, *scales.get(entry.name, (0.0, 0))) for entry in self._session.get_inputs()]
-        self.outputs = [_spec(entry, 0.0, 0) for entry in self._session.get_outputs()]
+        self.inputs = [
+            _spec(entry, fixed_shape(file, entry.name, _sides(entry)), *scales.get(entry.name, (0.0, 0)))
+            for entry in self._session.get_inputs()
+        ]
+        self.outputs = [
+            _spec(entry, tuple(side or 1 for side in _sides(entry)), 0.0, 0) for entry in self._session.get_outputs()
+        ]
         self._feed: dict[str, np.ndarray] = {}
         self._results: list[np.ndarray] = []
 
@@ -186,9 +199,13 @@ def _with_outputs(model: Any, dtypes: dict[str, str]) -> bytes:
     return content
 
 
-def _spec(entry: Any, scale: float, zero_point: int) -> TensorSpec:
+def _sides(entry: Any) -> list[int | None]:
+    """The shape of an input or output, None for a side that the file leaves open."""
+    return [side if isinstance(side, int) else None for side in entry.shape]
+
+
+def _spec(entry: Any, shape: tuple[int, ...], scale: float, zero_point: int) -> TensorSpec:
     dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}.get(entry.type)
     if dtype is None:
         dtype = entry.type.removeprefix("tensor(").removesuffix(")")
-    shape = tuple(side if isinstance(side, int) else 1 for side in entry.shape)
     return TensorSpec(entry.name, shape, dtype, scale, zero_point)

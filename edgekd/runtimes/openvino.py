@@ -9,7 +9,15 @@ import numpy as np
 
 from edgekd.errors import DeviceError
 from edgekd.quiet import quiet
-from edgekd.runtimes.session import Placement, Session, TensorSpec, input_scales, quantized_tensors, real_values
+from edgekd.runtimes.session import (
+    Placement,
+    Session,
+    TensorSpec,
+    fixed_shape,
+    input_scales,
+    quantized_tensors,
+    real_values,
+)
 
 COMPUTE = ("Convolution", "FullyConnected", "MatMul")
 """What does the work of a network; in an int8 model these run on integers."""
@@ -42,13 +50,20 @@ class OpenVINOSession(Session):
         except Exception as error:
             reason = " ".join(str(error).split())
             raise DeviceError(f"{file}: OpenVINO refuses it: {reason}") from error
-        self.inputs = [_spec(port, *scales.get(port.any_name, (0.0, 0))) for port in self._compiled.inputs]
-        self.outputs = [_spec(port, 0.0, 0) for port in self._compiled.outputs]
+        self.inputs = [
+            _spec(port, fixed_shape(file, port.any_name, _sides(port)), *scales.get(port.any_name, (0.0, 0)))
+            for port in self._compiled.inputs
+        ]
+        self.outputs = [
+            _spec(port, tuple(side or 1 for side in _sides(port)), 0.0, 0) for port in self._compiled.outputs
+        ]
         self.invoke = self._request.infer
 
     def set_inputs(self, values: Sequence[np.ndarray]) -> None:
         for position, value in enumerate(values):
-            self._request.get_input_tensor(position).data[:] = value
+            tensor = self._request.get_input_tensor(position)
+            tensor.shape = value.shape
+            tensor.data[:] = value
 
     def get_outputs(self) -> list[np.ndarray]:
         return [self._request.get_output_tensor(position).data.copy() for position in range(len(self.outputs))]
@@ -86,6 +101,11 @@ def _runtime_info(node: Any) -> tuple[str, str]:
     return tuple(str(info[name].value) if name in info else "" for name in ("layerType", "runtimePrecision"))  # type: ignore[return-value]
 
 
-def _spec(port: Any, scale: float, zero_point: int) -> TensorSpec:
+def _sides(port: Any) -> list[int | None]:
+    """The shape of a port, None for a side that the file leaves open."""
+    return [int(side.get_length()) if side.is_static else None for side in port.partial_shape]
+
+
+def _spec(port: Any, shape: tuple[int, ...], scale: float, zero_point: int) -> TensorSpec:
     dtype = np.dtype(port.get_element_type().to_dtype()).name
-    return TensorSpec(port.any_name, tuple(int(side) for side in port.get_shape()), dtype, scale, zero_point)
+    return TensorSpec(port.any_name, shape, dtype, scale, zero_point)

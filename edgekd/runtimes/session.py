@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -105,6 +106,17 @@ class Session:
             self.invoke()
             results.append(self.get_outputs()[0][0])
         return np.stack(results)
+
+
+def fixed_shape(file: Path, name: str, sides: Sequence[int | None]) -> tuple[int, ...]:
+    """The shape of an input, where None stands for a side that the file leaves open: 1 for the first, the batch.
+
+    Raises UsageError for another one: what a model costs depends on it, and nobody knows it.
+    """
+    if None in sides[1:]:
+        shown = ", ".join("?" if side is None else str(side) for side in sides)
+        raise UsageError(f"{file}: input '{name}' has no fixed shape ({shown}); save the model with one")
+    return tuple(1 if side is None else side for side in sides)
 
 
 def layout(session: Session) -> str:
