@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from edgekd.dependencies import apart
 from edgekd.errors import DependencyError, DeviceError, EdgekdError, UsageError
 from edgekd.export.card import Card
 from edgekd.export.tflite_metadata import with_metadata
@@ -14,13 +15,11 @@ from edgekd.export.tflite_pack import pack
 from edgekd.export.tflite_store import halve_weights, store_embeddings
 from edgekd.runtimes import tflite_runtime
 from edgekd.runtimes.litert import LiteRTSession
-from edgekd.runtimes.tflite_runtime import TFLiteRuntimeSession, environment
+from edgekd.runtimes.tflite_runtime import TFLiteRuntimeSession
 from tests.export.small import float_content, int8_content, samples
 from tests.export.test_tflite_store import tokens, words, words_content
 
-needs_environment = pytest.mark.skipif(
-    not environment().exists(), reason=f"tflite-runtime is not installed at {environment()}"
-)
+needs_environment = pytest.mark.skipif(not apart().exists(), reason=f"tflite-runtime is not installed at {apart()}")
 
 
 def written(content: bytes, folder: Path) -> Path:
