@@ -97,7 +97,7 @@ def test_all_frozen_forms_answer_bit_for_bit_alike(program: QuantizedProgram) ->
     one, other = answers(program.frozen(stored=True)), answers(program.frozen(stored=False))
     assert torch.equal(one, other)
     assert torch.equal(one, answers(program.frozen(stored=True, unsigned=True)))
-    assert one.unique().numel() > 50
+    assert one.unique().numel() > 20
 
 
 def test_a_frozen_program_answers_like_the_trained_model(program: QuantizedProgram) -> None:
