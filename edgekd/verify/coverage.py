@@ -12,7 +12,10 @@ from edgekd.runtimes.session import Placement
 from edgekd.target import CoverageLimits
 from edgekd.verify.graph import FileGraph, FileNode, layout_changes
 
-TRANSPOSES = ("transpose", "permute", "scaled_dot_product_attention")
+TRANSPOSES = (
+    "transpose", "permute", "t", "numpy_T", "mT", "adjoint", "swapaxes", "swapdims", "movedim", "moveaxis",
+    "channel_shuffle", "scaled_dot_product_attention",
+)  # fmt: skip
 """Operations of a torch graph that a file may have one transpose for: attention turns its keys."""
 QUANTIZERS = ("QUANTIZE", "QUANTIZELINEAR", "FAKEQUANTIZE")
 DEQUANTIZERS = ("DEQUANTIZE", "DEQUANTIZELINEAR", "FAKEQUANTIZE", "CONSTEXPR_AFFINE_DEQUANTIZE")
@@ -82,7 +85,8 @@ def check_coverage(limits: CoverageLimits, found: Coverage) -> None:
 def asked_transposes(model: nn.Module, example: torch.Tensor) -> int:
     """How many transposes a model's own code stands for."""
     nodes = trace(model, example).graph.nodes
-    return sum(node.op == "call_function" and any(word in str(node.target) for word in TRANSPOSES) for node in nodes)
+    names = [str(node.target).split(".") for node in nodes if node.op == "call_function"]
+    return sum(name[0] == "aten" and name[1] in TRANSPOSES for name in names)
 
 
 def stray_transposes(graph: FileGraph, asked: int) -> list[str]:
@@ -174,7 +178,7 @@ class _Islands:
         op = maker.op.upper()
         if op in DEQUANTIZERS:
             return True
-        sources = [source for source in maker.inputs if source not in self.constants]
+        sources = [source for source in maker.inputs if source not in self.constants and not self.counts(source)]
         return op in (*MOVING, *DEQUANTIZING) and all(self.is_dequantized(one) for one in sources)
 
     def is_quantized_next(self, index: int) -> bool:
