@@ -127,7 +127,10 @@ def _turn_weights(model: Any) -> None:
 
 
 def _halve(model: Any) -> None:
-    """Keep weights in half precision with a Cast behind each, which a runtime does once, when it loads the file."""
+    """Keep weights in half precision with a Cast behind each, which a runtime does once, when it loads the file.
+
+    One that float16 cannot hold (beyond 65,504) stays as it is.
+    """
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -137,7 +140,11 @@ def _halve(model: Any) -> None:
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < MATRIX:
             continue
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+        with np.errstate(over="ignore"):
+            halves = numpy_helper.to_array(tensor).astype(np.float16)
+        if not np.isfinite(halves).all():
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.half"))
         casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
     nodes = list(graph.node)
     del graph.node[:]

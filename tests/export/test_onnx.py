@@ -1,5 +1,8 @@
 """What edgekd does to an ONNX graph between the exporter and the file."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, numpy_helper
 from torch import nn
 
+from edgekd import __version__
+from edgekd.compress import QuantizedProgram, quantize
+from edgekd.export import onnx as exporter
 from edgekd.export.formats import export_float, export_program
-from tests.export.small import FEATURES, UNLABELLED, quantized
+from edgekd.models.evaluate import predict
+from edgekd.runtimes import open_session
+from edgekd.verify.onnx import read_graph
+from edgekd.verify.readback import read_back
+from tests.export.small import FEATURES, PIXELS, UNLABELLED, quantized, samples, student
+from tests.export.small_text import ids, text_quantized
 
 
 class Mean(nn.Module):
@@ -74,3 +86,144 @@ def test_every_constant_is_read(tmp_path: Path) -> None:
     read = {name for node in graph.node for name in node.input}
     assert len(graph.initializer) > 10
     assert {tensor.name for tensor in graph.initializer} <= read
+
+
+def perceptron() -> QuantizedProgram:
+    """Matrix products with a ReLU behind each but the last."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    return quantize(model.eval(), samples(32))
+
+
+def untouched(program: QuantizedProgram, file: Path) -> Path:
+    """The same export without what takes out ReLUs and turns weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_drop_saturated_relus", "_turn_weights"):
+            patch.setattr(exporter, name, lambda content: None)
+        model = program.frozen(stored=True, unsigned=True)
+        exporter.export(model, program.example, file, "int8", UNLABELLED)
+    return file
+
+
+def plain_answers(file: Path, inputs: np.ndarray) -> np.ndarray:
+    """Node by node, with none of the runtime's own rewriting."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"input": one[None]})[0] for one in inputs])
+
+
+def relus_before_quantizers(graph: onnx.GraphProto) -> list[str]:
+    relus = [node.output[0] for node in graph.node if node.op_type == "Relu"]
+    users = {name: {node.op_type for node in graph.node if name in node.input} for name in relus}
+    return [name for name in relus if users[name] == {"QuantizeLinear"}]
+
+
+def turned_weights(graph: onnx.GraphProto) -> list[str]:
+    stored = {tensor.name for tensor in graph.initializer}
+    weights = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored}
+    return [node.output[0] for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (quantized, samples(20).numpy()),
+        (lambda: quantized("resnet"), samples(20).numpy()),
+        (perceptron, samples(20).numpy()),
+        (lambda: text_quantized("text_encoder"), ids(20).numpy()),
+    ],
+    ids=["ds_cnn", "resnet", "perceptron", "text_encoder"],
+)
+def test_relus_and_turned_weights_are_taken_out_and_no_answer_changes(
+    make: Callable[[], QuantizedProgram], inputs: np.ndarray, tmp_path: Path
+) -> None:
+    program = make()
+    file, plain = export_program(program, "onnx", "int8", tmp_path, UNLABELLED), tmp_path / "plain.onnx"
+    before, after = onnx.load(str(untouched(program, plain))).graph, onnx.load(str(file)).graph
+    assert relus_before_quantizers(before)
+    assert turned_weights(before) or not any("Mat" in node.op_type for node in before.node)
+    assert (relus_before_quantizers(after), turned_weights(after)) == ([], [])
+    np.testing.assert_array_equal(plain_answers(file, inputs), plain_answers(plain, inputs))
+    assert read_back(program.table, read_graph(file)).problems == ()
+
+
+class Cut(nn.Module):
+    """A ReLU whose quantizer is that of a sum, and one whose output is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.first(inputs))
+        outputs: torch.Tensor = self.last(torch.relu(features - 1) - features)
+        return outputs
+
+
+def test_a_relu_that_cuts_more_than_its_quantizer_stays_in_effect(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    program, inputs = quantize(Cut().eval(), torch.randn(32, 8)), torch.randn(50, 8)
+    file = export_program(program, "onnx", "int8", tmp_path, UNLABELLED)
+    np.testing.assert_array_equal(
+        plain_answers(file, inputs.numpy()), plain_answers(untouched(program, tmp_path / "plain.onnx"), inputs.numpy())
+    )
+    np.testing.assert_allclose(
+        plain_answers(file, inputs.numpy()), predict(program.model, inputs), atol=2.1 * program.output_scale
+    )
+
+
+def test_a_float_model_keeps_its_relus(tmp_path: Path) -> None:
+    file = export_float(student(), quantized().example, "onnx", "float32", tmp_path, FEATURES)
+    assert kinds(file).count("Relu") == sum(isinstance(one, nn.ReLU) for one in student().modules())
+
+
+def properties(file: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
+
+
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_the_file_says_what_its_card_says_and_no_more(precision: str, tmp_path: Path) -> None:
+    labels = ("<north>", "two\nlines", "Käse, 猫", "")
+    card = replace(PIXELS, labels=labels)
+    if precision == "int8":
+        file = export_program(quantized(), "onnx", "int8", tmp_path, card)
+    else:
+        file = export_float(student(), quantized().example, "onnx", "float32", tmp_path, card)
+    found = properties(file)
+    assert found.keys() == {f"edgekd.{name}" for name in ("version", "name", "output", "labels", "preprocessing")}
+    assert (found["edgekd.version"], found["edgekd.name"]) == (__version__, "student")
+    assert found["edgekd.output"] == "logits"
+    assert json.loads(found["edgekd.labels"]) == list(labels)
+    assert json.loads(found["edgekd.preprocessing"]) == PIXELS.preprocessing
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == found
+
+
+def test_input_and_output_have_one_name_each(tmp_path: Path) -> None:
+    graph = onnx.load(str(export_program(quantized(), "onnx", "int8", tmp_path, PIXELS))).graph
+    assert [entry.name for entry in graph.input] == ["input"]
+    assert [entry.name for entry in graph.output] == ["output"]
+
+
+def test_weights_of_a_half_file_are_rounded_once(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 4)).eval()
+    file = export_float(model, quantized().example, "onnx", "float16", tmp_path, UNLABELLED)
+    (half,) = (one for one in onnx.load(str(file)).graph.initializer if one.data_type == TensorProto.FLOAT16)
+    weight = model[1].weight.detach().numpy().astype(np.float16)
+    found = numpy_helper.to_array(half)
+    np.testing.assert_array_equal(found if found.shape == weight.shape else found.T, weight)
+    inputs = samples(10)
+    expected = inputs.flatten(1).numpy() @ weight.astype(np.float32).T + model[1].bias.detach().numpy()
+    np.testing.assert_allclose(open_session(file).run(inputs.numpy()), expected, atol=1e-5)
+
+
+def test_what_float16_cannot_hold_stays_float32(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).eval()
+    with torch.no_grad():
+        model[1].weight[3, 5] = -7e4
+    file = export_float(model, torch.zeros(1, 16), "onnx", "float16", tmp_path, UNLABELLED)
+    stored = [one.data_type for one in onnx.load(str(file)).graph.initializer if len(one.dims) == 2]
+    assert sorted(stored) == [TensorProto.FLOAT, TensorProto.FLOAT16]
+    inputs = torch.randn(20, 16)
+    np.testing.assert_allclose(open_session(file).run(inputs.numpy()), predict(model, inputs), rtol=1e-2, atol=50)
