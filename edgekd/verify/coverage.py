@@ -126,9 +126,10 @@ class _Islands:
         for node in graph.nodes:
             if all(index in self.constants for index in node.inputs):
                 self.constants.update(node.outputs)
-        stored = self.constants.union(*(node.outputs for node in graph.nodes if node.op.upper() in LOOKUPS))
+        looked_up = (node.outputs for node in graph.nodes if node.op.upper() in LOOKUPS)
+        given = self.constants.union(graph.inputs, *looked_up)
         self.quantized = any(
-            tensor.scale and tensor.index not in stored and tensor.dtype != "int32" for tensor in graph.tensors
+            tensor.scale and tensor.index not in given and tensor.dtype != "int32" for tensor in graph.tensors
         )
         apart = (*QUANTIZERS, *DEQUANTIZERS, *MOVING)
         self.typed = any(self.is_integer(node) for node in graph.nodes if node.op.upper() not in apart)
