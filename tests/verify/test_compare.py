@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from edgekd.compress import QuantizedProgram
-from edgekd.errors import UsageError
+from edgekd.errors import GateError, UsageError
 from edgekd.models.evaluate import predict
 from edgekd.runtimes.session import channels_last
 from edgekd.verify import parity
-from edgekd.verify.compare import compare
+from edgekd.verify.compare import compare, compare_outputs
 from tests.export.small import quantized, samples
 
 EXPECTED = np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0], [0.0, 5.0, 1.0], [0.5, 0.25, 0.0]], dtype=np.float32)
@@ -41,6 +41,80 @@ def test_samples_with_another_answer_are_listed() -> None:
 
 def test_a_float_output_has_no_steps() -> None:
     assert compare(EXPECTED, EXPECTED + 0.125, scale=0.0).max_lsb is None
+
+
+@pytest.mark.parametrize(("which", "name"), [(0, "trained model"), (1, "exported file")])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_not_finite_is_told_with_its_sample(which: int, name: str, value: float) -> None:
+    outputs = [EXPECTED.copy(), EXPECTED.copy()]
+    outputs[which][2, 1] = value
+    with pytest.raises(GateError, match=rf"{name} answers NaN or infinity for test sample 2"):
+        compare(*outputs, scale=0.5)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_logits_are_compared_as_they_are() -> None:
+    found = EXPECTED + np.float32(0.75)
+    assert compare_outputs(EXPECTED, found, 0.5, "logits") == compare(EXPECTED, found, 0.5)
+
+
+def test_probabilities_are_compared_with_the_softmax_of_the_logits() -> None:
+    result = compare_outputs(EXPECTED, softmax(EXPECTED), 0.5, "probabilities")
+    assert result.agreement == 1.0
+    assert result.max_abs_diff < 1e-6
+    assert result.max_lsb == pytest.approx(0, abs=1e-3)
+
+
+def test_a_probability_is_told_in_steps_of_the_logits() -> None:
+    logits = np.zeros((1, 2), dtype=np.float32)
+    found = np.array([[0.6, 0.4]], dtype=np.float32)
+    result = compare_outputs(logits, found, 0.05, "probabilities")
+    assert result.max_abs_diff == pytest.approx(0.1)
+    assert result.max_lsb == pytest.approx(0.1 / (0.05 / 2), abs=1e-3)
+    assert compare_outputs(logits, found, 0.0, "probabilities").max_lsb is None
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_logits_that_are_some_steps_off_never_count_as_more(classes: int, steps: int) -> None:
+    random, step = np.random.default_rng(0), 0.04
+    logits = random.normal(0, 2, (400, classes)).astype(np.float32)
+    off = random.choice([-steps, steps], (400, classes)) * step
+    found = softmax(logits + off.astype(np.float32))
+    result = compare_outputs(logits, found, step, "probabilities")
+    assert result.max_lsb is not None
+    assert 0 < result.max_lsb <= steps
+
+
+def test_two_even_classes_need_all_of_the_steps() -> None:
+    step, steps = 1e-3, 4
+    off = np.array([[steps * step, -steps * step]], dtype=np.float32)
+    result = compare_outputs(np.zeros_like(off), softmax(off), step, "probabilities")
+    assert result.max_lsb == pytest.approx(steps, rel=1e-3)
+
+
+def test_large_logits_have_finite_probabilities() -> None:
+    logits = np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], dtype=np.float32)
+    found = np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=np.float32)
+    assert compare_outputs(logits, found, 0.5, "probabilities").max_abs_diff < 1e-6
+
+
+def test_another_answer_is_one_in_probabilities_too() -> None:
+    found = softmax(EXPECTED)[:, [1, 0, 2]]
+    result = compare_outputs(EXPECTED, found, 0.5, "probabilities")
+    assert result.disagreeing == (1, 2, 3)
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_logits_that_are_not_finite_are_refused(output: str) -> None:
+    logits = EXPECTED.copy()
+    logits[1, 0] = np.nan
+    with pytest.raises(GateError, match="trained model answers NaN or infinity for test sample 1"):
+        compare_outputs(logits, softmax(EXPECTED), 0.5, output)
 
 
 def test_a_file_agrees_with_the_program_it_was_made_from(int8_file: Path) -> None:

@@ -58,6 +58,8 @@ NO_ISLANDS: dict[str, Sequence[str]] = {
     "integers all the way": ("x:int8* w:const8 b:const32 -> CONV_2D -> y:int8*", "y -> SOFTMAX -> z:int8*"),
     "float at both ends": ("x -> QUANTIZE -> q:int8*", "q w:const8 -> CONV_2D -> y:int8*", "y -> DEQUANTIZE -> z"),
     "moved integers": ("x:int8* w:const8 -> CONV_2D -> y:int8*", "y s:int32 -> RESHAPE -> z:int8*"),
+    "pixels alone": ("x:uint8* -> Convert -> a", "a m:const -> Subtract -> b", "b s:const -> Multiply -> c",
+                     "c w:const -> Convolution -> y"),
     "a float model": ("x w:const -> CONV_2D -> y", "y -> SOFTMAX -> z"),
     "int8 weights alone": ("w:const8 -> DEQUANTIZE -> v", "x v -> CONV_2D -> y", "y -> SOFTMAX -> z"),
     "int8 rows alone": ("i:int32 t:const8 -> GATHER -> r:int8*", "r -> DEQUANTIZE -> f", "f w:const -> MATMUL -> y"),
@@ -140,8 +142,8 @@ ISLANDS: dict[str, tuple[Sequence[str], list[str]]] = {
         ["1:Softmax (1)"],
     ),
     "a product that is not quantized": (
-        ("x:uint8* -> DequantizeLinear -> a", "w:const8 -> DequantizeLinear -> v", "a v -> MatMul -> y"),
-        ["2:MatMul (1)"],
+        ("x -> QuantizeLinear -> q:uint8*", "q -> DequantizeLinear -> a", "w:const8 -> DequantizeLinear -> v", "a v -> MatMul -> y"),
+        ["3:MatMul (1)"],
     ),
     "a product that something else reads too": (
         ("x:uint8* -> DequantizeLinear -> a", "w:const8 -> DequantizeLinear -> v", "a v -> MatMul -> p",
