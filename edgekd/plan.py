@@ -88,6 +88,9 @@ def make_plan(
     each other; DependencyError for packages that are not installed.
     """
     targets = [(target_label(name), load_target(name)) for name in dict.fromkeys(target_names)]
+    labels = [label for label, _ in targets]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError(f"targets: two are called '{twice[0]}'; rename one of the files")
     preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
     steps = {step.name: step for step in preflights} | _training_steps(recipe)
     plans = []

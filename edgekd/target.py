@@ -1,5 +1,6 @@
 """What to make: one TOML file in `targets/` a target."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,8 +87,16 @@ def target_names() -> list[str]:
 
 
 def target_label(name: str) -> str:
-    """What a target is called: for a file, its name without the suffix."""
-    return Path(name).stem if name.endswith(".toml") else name
+    """What a target and its folder are called: for a file, its name without the suffix.
+
+    Raises UsageError for a file whose name is no name for a folder.
+    """
+    if not name.endswith(".toml"):
+        return name
+    label = Path(name).stem
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", label):
+        raise UsageError(f"target '{name}': the file's name has more than letters, digits, '.', '_' and '-'; rename it")
+    return label
 
 
 def load_target(name: str) -> Target:

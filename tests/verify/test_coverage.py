@@ -142,7 +142,8 @@ ISLANDS: dict[str, tuple[Sequence[str], list[str]]] = {
         ["1:Softmax (1)"],
     ),
     "a product that is not quantized": (
-        ("x -> QuantizeLinear -> q:uint8*", "q -> DequantizeLinear -> a", "w:const8 -> DequantizeLinear -> v", "a v -> MatMul -> y"),
+        ("x -> QuantizeLinear -> q:uint8*", "q -> DequantizeLinear -> a", "w:const8 -> DequantizeLinear -> v",
+         "a v -> MatMul -> y"),
         ["3:MatMul (1)"],
     ),
     "a product that something else reads too": (
