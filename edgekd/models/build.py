@@ -33,7 +33,7 @@ class Architecture:
 
 
 def build(architecture: Architecture, role: str) -> nn.Module:
-    """Build an untrained module and check that zeros of shape (1, *input_shape) give (1, classes).
+    """Build an untrained module and check that zeros of shape (1, *input_shape) give (1, classes), and two samples two.
 
     The function behind the reference is called with input_shape, classes, for token ids the vocabulary, and the args.
 
@@ -59,7 +59,22 @@ def build(architecture: Architecture, role: str) -> nn.Module:
         raise UsageError(
             f"{role}: {architecture.model} has {outputs.shape[1]} outputs, the data has {architecture.classes} classes"
         )
+    _check_batch(module, architecture, role)
     return module
+
+
+def _check_batch(module: nn.Module, architecture: Architecture, role: str) -> None:
+    """Raise UsageError for a module that takes one sample alone: it could be exported, and not trained."""
+    batch = torch.cat([example_input(architecture)] * 2)
+    try:
+        with torch.no_grad():
+            outputs, reason = module(batch), "a batch of 2 gives another number of rows"
+    except Exception as error:
+        outputs, reason = None, first_line(error)
+    if outputs is None or len(outputs) != len(batch):
+        raise UsageError(
+            f"{role}: {architecture.model} takes one sample at a time ({reason}); training needs batches of any size"
+        )
 
 
 def example_input(architecture: Architecture) -> torch.Tensor:
