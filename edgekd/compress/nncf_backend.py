@@ -202,7 +202,8 @@ def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
 
 def _close_linear_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
     """Put a quantizer behind every linear layer that has none, with the mean of the samples' smallest and largest
-    outputs as its range, which is how the others are calibrated.
+    outputs as its range, which is how the others are calibrated. Where some users of a layer had one already, it goes:
+    numbers are not quantized twice.
     """
     graph = build_nncf_graph(model, example)
     open_layers = [
@@ -222,6 +223,17 @@ def _close_linear_layers(model: nn.Module, example: torch.Tensor, samples: Seque
     for name, observer in observers.items():
         low, high = (torch.stack(values).mean() for values in (observer.lows, observer.highs))
         hooks_of(model).register_post_function_hook(name, 0, _quantizer(low, high, False))
+    _drop_second_quantizers(model, example)
+
+
+def _drop_second_quantizers(model: nn.Module, example: torch.Tensor) -> None:
+    """Take out each quantizer that is right behind another, but for one that joined tensors share."""
+    types = {node.node_name: node.node_type for node in build_nncf_graph(model, example).get_all_nodes()}
+    placed = quantizers_of(model, example)
+    for second in placed:
+        shared = sum(one.quantizer is second.quantizer for one in placed) > 1
+        if types[second.tensor].endswith("_quantize") and not shared:
+            replace_quantizers(model, second.hooks, None)
 
 
 def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
