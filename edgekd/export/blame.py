@@ -7,7 +7,7 @@ import torch
 
 from edgekd.errors import first_line
 
-OPERATION = re.compile(r"(?:aten[.:]+|prims[.:]+|fx node )(\w+)")
+OPERATION = re.compile(r"(?:aten[.:]+|prims[.:]+|fx node |node \w+ \(|`)(\w+)")
 WRAPPERS = ("Wrapped", "_Probabilities", "_FromPixels")
 """What edgekd itself puts around a model, as its `model`."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -31,13 +31,14 @@ def _texts(error: BaseException | None) -> Iterator[str]:
 def _layer_of(name: str, program: torch.export.ExportedProgram) -> str:
     """The module that calls an operation, found in the model before or after its operations are broken down."""
     graphs = (program, program.run_decompositions())
-    for node in (node for traced in graphs for node in traced.graph.nodes):
-        called = str(node.target).split(".")
-        if node.op != "call_function" or not any(part == name or part.endswith(f"_{name}") for part in called):
-            continue
-        stack = [(path, str(kind).rpartition(".")[2]) for path, kind in node.meta.get("nn_module_stack", {}).values()]
-        path, kind = stack[-1] if stack else ("", "model")
-        for _ in (name for _, name in stack if name in WRAPPERS):
-            path = path.removeprefix("model").removeprefix(".")
-        return f"layer '{path}' ({kind})" if path else f"the model itself ({kind})"
-    return ""
+    calls = [node for traced in graphs for node in traced.graph.nodes if node.op == "call_function"]
+    parts = {node: str(node.target).split(".") for node in calls}
+    exact = [node for node in calls if name in parts[node]]
+    found = exact or [node for node in calls if any(part.endswith(f"_{name}") for part in parts[node])]
+    if not found:
+        return ""
+    stack = [(path, str(kind).rpartition(".")[2]) for path, kind in found[0].meta.get("nn_module_stack", {}).values()]
+    path, kind = stack[-1] if stack else ("", "model")
+    for _ in (name for _, name in stack if name in WRAPPERS):
+        path = path.removeprefix("model").removeprefix(".")
+    return f"layer '{path}' ({kind})" if path else f"the model itself ({kind})"
