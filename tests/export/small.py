@@ -11,8 +11,9 @@ from torch import nn
 from edgekd.compress import QuantizedProgram, quantize
 from edgekd.export import tflite_graph, tflite_metadata, tflite_pack
 from edgekd.export.card import Card
-from edgekd.export.formats import export_float, export_program
+from edgekd.export.formats import MODEL_FILE, export_float, export_program
 from edgekd.models.build import Architecture
+from edgekd.target import Format, Precision
 from tests.compress.students import lively, noise
 
 ARCHITECTURES = {
@@ -25,6 +26,7 @@ LABELS = ("north", "east", "south", "west")
 FEATURES = Card("student", LABELS, "logits", {"input": "features"})
 UNLABELLED = Card("student", (), "logits", {"input": "features"})
 PIXELS = Card("student", LABELS, "logits", {"input": "raw pixels", "range": [0, 255], "mean": 128, "std": 64.0})
+CARDS = {"features": FEATURES, "pixels": PIXELS}
 
 
 @functools.cache
@@ -38,9 +40,28 @@ def quantized(family: str = "ds_cnn") -> QuantizedProgram:
 
 
 @functools.cache
+def contents(family: str, format_name: Format, precision: Precision, card: str) -> dict[str, bytes]:
+    """Every file of an export by its name."""
+    with tempfile.TemporaryDirectory() as place:
+        if precision in ("int8", "int8-weights"):
+            export_program(quantized(family), format_name, precision, Path(place), CARDS[card])
+        else:
+            model, example = student(family), quantized(family).example
+            export_float(model, example, format_name, precision, Path(place), CARDS[card])
+        return {part.name: part.read_bytes() for part in Path(place).iterdir()}
+
+
+def exported(
+    folder: Path, format_name: Format, family: str = "ds_cnn", precision: Precision = "int8", card: str = "features"
+) -> Path:
+    """A file of a test's own, exported once for all tests."""
+    for name, content in contents(family, format_name, precision, card).items():
+        (folder / name).write_bytes(content)
+    return folder / MODEL_FILE[format_name]
+
+
 def int8_content(family: str = "ds_cnn") -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return export_program(quantized(family), "tflite", "int8", Path(folder), FEATURES).read_bytes()
+    return contents(family, "tflite", "int8", "features")["model.tflite"]
 
 
 @functools.cache
@@ -54,10 +75,8 @@ def bare_content(slimmed: bool = True) -> bytes:
         return export_program(quantized(), "tflite", "int8", Path(folder), FEATURES).read_bytes()
 
 
-@functools.cache
 def float_content() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return export_float(student(), quantized().example, "tflite", "float32", Path(folder), FEATURES).read_bytes()
+    return contents("ds_cnn", "tflite", "float32", "features")["model.tflite"]
 
 
 def bare(model: nn.Module, example: torch.Tensor) -> bytes:

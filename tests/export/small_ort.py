@@ -5,18 +5,15 @@ import tempfile
 from pathlib import Path
 
 from edgekd.export import onnx
-from edgekd.export.formats import export_program
 from edgekd.export.ort import convert
-from tests.export.small import FEATURES, PIXELS, quantized
+from tests.export.small import FEATURES, contents, quantized
 
 FAMILIES = ("ds_cnn", "resnet")
 
 
-@functools.cache
 def onnx_content(family: str = "ds_cnn") -> bytes:
     """uint8 goes in and is used by the activations as well."""
-    with tempfile.TemporaryDirectory() as folder:
-        return export_program(quantized(family), "onnx", "int8", Path(folder), PIXELS).read_bytes()
+    return contents(family, "onnx", "int8", "pixels")["model.onnx"]
 
 
 @functools.cache

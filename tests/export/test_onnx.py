@@ -21,7 +21,8 @@ from edgekd.models.evaluate import predict
 from edgekd.runtimes import open_session
 from edgekd.verify.onnx import read_graph
 from edgekd.verify.readback import read_back
-from tests.export.small import FEATURES, PIXELS, UNLABELLED, quantized, samples, student
+from tests.export import small
+from tests.export.small import PIXELS, UNLABELLED, quantized, samples, student
 from tests.export.small_text import ids, text_quantized
 
 
@@ -52,7 +53,7 @@ def answer(file: Path, inputs: torch.Tensor) -> np.ndarray:
 
 
 def test_the_mean_over_an_image_runs_on_integers(tmp_path: Path) -> None:
-    file = export_program(quantized(), "onnx", "int8", tmp_path, FEATURES)
+    file = small.exported(tmp_path, "onnx")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -82,7 +83,7 @@ def test_another_mean_stays_what_it_is(tmp_path: Path, model: nn.Module) -> None
 
 
 def test_every_constant_is_read(tmp_path: Path) -> None:
-    graph = onnx.load(str(export_program(quantized(), "onnx", "int8", tmp_path, FEATURES))).graph
+    graph = onnx.load(str(small.exported(tmp_path, "onnx"))).graph
     read = {name for node in graph.node for name in node.input}
     assert len(graph.initializer) > 10
     assert {tensor.name for tensor in graph.initializer} <= read
@@ -174,7 +175,7 @@ def test_a_relu_that_cuts_more_than_its_quantizer_stays_in_effect(tmp_path: Path
 
 
 def test_a_float_model_keeps_its_relus(tmp_path: Path) -> None:
-    file = export_float(student(), quantized().example, "onnx", "float32", tmp_path, FEATURES)
+    file = small.exported(tmp_path, "onnx", precision="float32")
     assert kinds(file).count("Relu") == sum(isinstance(one, nn.ReLU) for one in student().modules())
 
 
@@ -201,7 +202,7 @@ def test_the_file_says_what_its_card_says_and_no_more(precision: str, tmp_path: 
 
 
 def test_input_and_output_have_one_name_each(tmp_path: Path) -> None:
-    graph = onnx.load(str(export_program(quantized(), "onnx", "int8", tmp_path, PIXELS))).graph
+    graph = onnx.load(str(small.exported(tmp_path, "onnx", card="pixels"))).graph
     assert [entry.name for entry in graph.input] == ["input"]
     assert [entry.name for entry in graph.output] == ["output"]
 

@@ -14,13 +14,14 @@ from edgekd import __version__
 from edgekd.export import onnx
 from edgekd.export.formats import export_float, export_program
 from edgekd.runtimes import open_session
+from tests.export import small
 from tests.export.small import FEATURES, PIXELS, quantized, samples, student
 from tests.export.small_text import text_file, text_quantized
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_program(quantized(), "openvino", "int8", tmp_path_factory.mktemp("export"), FEATURES)
+    return small.exported(tmp_path_factory.mktemp("export"), "openvino")
 
 
 @pytest.fixture(scope="module")

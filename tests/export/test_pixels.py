@@ -1,7 +1,5 @@
 """Models of raw pixels in every format and precision: the app hands over the pixels, the file normalises them."""
 
-import functools
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +8,13 @@ import torch
 from torch import nn
 
 from edgekd.compress.quantizers import kept
-from edgekd.export.formats import MODEL_FILE, export_float, export_program
 from edgekd.models.evaluate import predict
 from edgekd.runtimes import open_session
 from edgekd.target import Format, Precision
 from edgekd.verify.coverage import float_islands
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
-from tests.export.small import PIXELS, SHAPE, quantized, student
+from tests.export.small import SHAPE, exported, quantized, student
 
 FORMATS: tuple[Format, ...] = ("tflite", "onnx", "openvino")
 PRECISIONS: tuple[Precision, ...] = ("int8", "int8-weights", "float16", "float32")
@@ -36,22 +33,6 @@ def normalised() -> torch.Tensor:
     return torch.from_numpy((pixels().astype(np.float32) - MEAN) / np.float32(STD))
 
 
-@functools.cache
-def contents(name: Format, precision: Precision) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as place:
-        if precision in ("int8", "int8-weights"):
-            export_program(quantized(), name, precision, Path(place), PIXELS)
-        else:
-            export_float(student(), quantized().example, name, precision, Path(place), PIXELS)
-        return {part.name: part.read_bytes() for part in Path(place).iterdir()}
-
-
-def exported(folder: Path, name: Format, precision: Precision) -> Path:
-    for part, content in contents(name, precision).items():
-        (folder / part).write_bytes(content)
-    return folder / MODEL_FILE[name]
-
-
 def source(precision: Precision) -> nn.Module:
     return {"int8": quantized().model, "int8-weights": quantized().weights_only()}.get(precision, student())
 
@@ -59,7 +40,7 @@ def source(precision: Precision) -> nn.Module:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_pixels_of_the_app_give_the_answers_of_torch(name: Format, precision: Precision, tmp_path: Path) -> None:
-    session = open_session(exported(tmp_path, name, precision))
+    session = open_session(exported(tmp_path, name, precision=precision, card="pixels"))
     spec, given = session.inputs[0], pixels()
     if session.channels_last:
         given = given.transpose(0, 2, 3, 1)
@@ -74,7 +55,7 @@ def test_the_pixels_of_the_app_give_the_answers_of_torch(name: Format, precision
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_model_inputs_become_the_pixels_again(name: Format, precision: Precision, tmp_path: Path) -> None:
-    session = open_session(exported(tmp_path, name, precision))
+    session = open_session(exported(tmp_path, name, precision=precision, card="pixels"))
     encoded = session.encode(normalised().numpy(), (MEAN, STD))
     expected = pixels().transpose(0, 2, 3, 1) if session.channels_last else pixels()
     if precision == "int8":
@@ -89,13 +70,13 @@ def test_a_float_file_takes_what_its_format_has_for_pixels(precision: Precision,
     for name in FORMATS:
         folder = tmp_path / name
         folder.mkdir()
-        dtypes[name] = open_session(exported(folder, name, precision)).inputs[0].dtype
+        dtypes[name] = open_session(exported(folder, name, precision=precision, card="pixels")).inputs[0].dtype
     assert dtypes == {"tflite": "float32", "onnx": "uint8", "openvino": "uint8"}
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_pixels_beyond_the_range_are_clipped_to_it(name: Format, tmp_path: Path) -> None:
-    session = open_session(exported(tmp_path, name, "float32"))
+    session = open_session(exported(tmp_path, name, precision="float32", card="pixels"))
     far = np.full((1, *SHAPE), 1e4, dtype=np.float32)
     for values, expected in ((far, 255), (-far, 0)):
         np.testing.assert_array_equal(np.unique(session.encode(values, (MEAN, STD))), [expected])
@@ -104,7 +85,7 @@ def test_pixels_beyond_the_range_are_clipped_to_it(name: Format, tmp_path: Path)
 @pytest.mark.parametrize("precision", FLOATS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_pixels_are_no_quantized_activations(name: Format, precision: Precision, tmp_path: Path) -> None:
-    graph = read_graph(exported(tmp_path, name, precision))
+    graph = read_graph(exported(tmp_path, name, precision=precision, card="pixels"))
     assert float_islands(graph) == []
     table = kept(quantized().table, precision)
     result = read_back(table, graph)
@@ -114,6 +95,6 @@ def test_the_pixels_are_no_quantized_activations(name: Format, precision: Precis
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_normalisation_costs_no_operation_outside_the_fast_path(name: Format, tmp_path: Path) -> None:
     for precision in FLOATS:
-        placement = open_session(exported(tmp_path, name, precision)).placement()
+        placement = open_session(exported(tmp_path, name, precision=precision, card="pixels")).placement()
         assert placement.undelegated == ()
         assert placement.delegates == 1

@@ -1,7 +1,5 @@
 """What the sessions of all runtimes offer alike."""
 
-import functools
-import tempfile
 import time
 from pathlib import Path
 
@@ -12,34 +10,27 @@ import torch
 
 from edgekd.compress import QuantizedProgram, nncf_backend
 from edgekd.errors import UsageError
-from edgekd.export.formats import export_float, export_program
 from edgekd.export.ort import convert
 from edgekd.runtimes import open_session
 from edgekd.runtimes.session import Session, real_values
 from edgekd.verify.graph import FileTensor
 from edgekd.verify.read import read_graph
-from tests.export.small import FEATURES, PIXELS, SHAPE, int8_content, quantized, student
+from tests.export import small
+from tests.export.small import SHAPE, quantized
 
 FORMATS = ("tflite", "onnx", "openvino")
 FAMILIES = ("ds_cnn", "resnet")
 
 
-@functools.cache
-def contents(name: str, family: str, raw_pixels: bool) -> dict[str, bytes]:
-    if name == "tflite":
-        return {"model.tflite": int8_content(family)}
-    with tempfile.TemporaryDirectory() as place:
-        if name == "ort":
-            convert(exported("onnx", Path(place), family, raw_pixels), Path(place) / "model.ort")
-        else:
-            export_program(quantized(family), name, "int8", Path(place), PIXELS if raw_pixels else FEATURES)
-        return {part.name: part.read_bytes() for part in Path(place).iterdir()}
-
-
 def exported(name: str, folder: Path, family: str = "ds_cnn", raw_pixels: bool = True) -> Path:
-    for part, content in contents(name, family, raw_pixels).items():
-        (folder / part).write_bytes(content)
-    return folder / ("model.xml" if name == "openvino" else f"model.{name}")
+    if name == "tflite":
+        return small.exported(folder, "tflite", family)
+    card = "pixels" if raw_pixels else "features"
+    if name == "ort":
+        file = small.exported(folder, "onnx", family, card=card)
+        convert(file, file.with_suffix(".ort"))
+        return file.with_suffix(".ort")
+    return small.exported(folder, name, family, card=card)
 
 
 def on_the_grid(seed: int = 0) -> torch.Tensor:
@@ -122,7 +113,7 @@ def test_asking_for_inner_tensors_leaves_the_session_as_it_was(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_float_model_has_no_quantized_tensors(name: str, tmp_path: Path) -> None:
-    session = open_session(export_float(student(), quantized().example, name, "float32", tmp_path, FEATURES))
+    session = open_session(small.exported(tmp_path, name, precision="float32"))
     assert session.tensors(session.encode(on_the_grid().numpy())[0]) == {}
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from edgekd.errors import GateError
-from edgekd.export.formats import export_program
 from edgekd.runtimes.session import Placement
 from edgekd.target import CoverageLimits, Format
 from edgekd.verify.coverage import (
@@ -22,7 +21,7 @@ from edgekd.verify.coverage import (
 )
 from edgekd.verify.graph import FileGraph, FileNode, FileTensor
 from edgekd.verify.read import read_graph
-from tests.export.small import FEATURES, PIXELS, quantized
+from tests.export.small import CARDS, exported
 from tests.export.small_text import ARCHITECTURES, text_file, text_quantized, text_student
 
 FORMATS: tuple[Format, ...] = ("tflite", "onnx", "openvino")
@@ -186,9 +185,8 @@ def test_an_island_is_named_by_its_first_operation_and_its_size(lines: Sequence[
 @pytest.mark.parametrize("family", ["ds_cnn", "resnet"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_students_of_images_have_no_islands(name: Format, family: str, tmp_path: Path) -> None:
-    for card in (FEATURES, PIXELS):
-        file = export_program(quantized(family), name, "int8", tmp_path, card)
-        assert float_islands(read_graph(file)) == []
+    for card in CARDS:
+        assert float_islands(read_graph(exported(tmp_path, name, family, card=card))) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)

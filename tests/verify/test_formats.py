@@ -12,14 +12,15 @@ import torch
 from onnx import numpy_helper
 
 from edgekd.errors import EdgekdError, UsageError
-from edgekd.export.formats import export_float, export_program
+from edgekd.export.formats import export_program
 from edgekd.models.evaluate import predict
 from edgekd.runtimes import open_session
 from edgekd.verify import parity
 from edgekd.verify.graph import FileGraph
 from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
-from tests.export.small import FEATURES, PIXELS, SHAPE, quantized, samples, student
+from tests.export import small
+from tests.export.small import PIXELS, SHAPE, quantized, samples, student
 
 FORMATS = ("onnx", "openvino")
 FAMILIES = ("ds_cnn", "resnet")
@@ -28,12 +29,12 @@ FAMILIES = ("ds_cnn", "resnet")
 @pytest.fixture(scope="module", params=[(name, family) for name in FORMATS for family in FAMILIES], ids="-".join)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     name, family = request.param
-    return export_program(quantized(family), name, "int8", tmp_path_factory.mktemp("export"), PIXELS), family
+    return small.exported(tmp_path_factory.mktemp("export"), name, family, card="pixels"), family
 
 
 @pytest.fixture(scope="module", params=FORMATS)
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_program(quantized(), request.param, "int8", tmp_path_factory.mktemp("export"), PIXELS)
+    return small.exported(tmp_path_factory.mktemp("export"), request.param, card="pixels")
 
 
 def copied(file: Path, folder: Path) -> Path:
@@ -79,14 +80,14 @@ def test_the_work_is_done_on_integers(file: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_without_raw_pixels_the_input_is_float(name: str, tmp_path: Path) -> None:
-    file = export_program(quantized(), name, "int8", tmp_path, FEATURES)
+    file = small.exported(tmp_path, name)
     assert open_session(file).inputs[0].dtype == "float32"
     assert problems(file) == ()
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_float_model_is_the_torch_model(name: str, tmp_path: Path) -> None:
-    file = export_float(student(), quantized().example, name, "float32", tmp_path, FEATURES)
+    file = small.exported(tmp_path, name, precision="float32")
     session = open_session(file)
     inputs = samples(10)
     np.testing.assert_allclose(session.run(session.encode(inputs.numpy())), predict(student(), inputs), atol=1e-4)
@@ -95,12 +96,9 @@ def test_a_float_model_is_the_torch_model(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_exporting_twice_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
-    contents = []
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        folder.mkdir()
-        export_program(quantized(), name, "int8", folder, PIXELS)
-        contents.append({part.name: part.read_bytes() for part in folder.iterdir()})
-    assert contents[0] == contents[1]
+    export_program(quantized(), name, "int8", tmp_path, PIXELS)
+    again = {part.name: part.read_bytes() for part in tmp_path.iterdir()}
+    assert again == small.contents("ds_cnn", name, "int8", "pixels")
 
 
 def one_ulp_up(value: float) -> np.float32:
@@ -124,7 +122,7 @@ def changed_onnx(file: Path) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def test_one_changed_scale_of_an_onnx_file_is_caught_by_name(tmp_path: Path) -> None:
-    file = export_program(quantized(), "onnx", "int8", tmp_path, PIXELS)
+    file = small.exported(tmp_path, "onnx", card="pixels")
     content = file.read_bytes()
     names = [entry.tensor for entry in quantized().table]
     planted = 0
@@ -139,7 +137,7 @@ def test_one_changed_scale_of_an_onnx_file_is_caught_by_name(tmp_path: Path) -> 
 
 
 def test_one_changed_number_of_an_openvino_file_is_caught_by_name(tmp_path: Path) -> None:
-    file = export_program(quantized(), "openvino", "int8", tmp_path, PIXELS)
+    file = small.exported(tmp_path, "openvino", card="pixels")
     binary = file.with_suffix(".bin")
     content = binary.read_bytes()
     names = [entry.tensor for entry in quantized().table]
@@ -200,7 +198,7 @@ def test_another_format_under_the_suffix_is_refused(suffix: str, content: bytes,
 
 
 def test_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
-    file = export_program(quantized(), "onnx", "int8", tmp_path, FEATURES)
+    file = small.exported(tmp_path, "onnx")
     model = onnx.load(str(file))
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -214,7 +212,7 @@ def test_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_ir_without_its_weights_is_refused(tmp_path: Path) -> None:
-    file = export_program(quantized(), "openvino", "int8", tmp_path, FEATURES)
+    file = small.exported(tmp_path, "openvino")
     file.with_suffix(".bin").unlink()
     with pytest.raises(UsageError, match=r"model\.bin"):
         open_session(file)
