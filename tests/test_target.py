@@ -12,7 +12,6 @@ from edgekd.plan import Plan, make_plan
 from edgekd.recipe import load_recipe
 from edgekd.resources import TARGETS
 from edgekd.target import FORMATS, load_target, target_label, target_names
-from tests.conftest import edgekd
 
 MINE = """
 title = "My board"
@@ -88,13 +87,6 @@ def test_a_file_is_planned_under_its_own_name(written: Written, tmp_path: Path) 
     assert [target.name for target in made.targets] == ["my-board"]
     assert {"preflight[my-board]", "verify[my-board]", "export[tflite float16 probabilities]"} <= set(made.by_name)
     assert made.by_name["export[tflite float16 probabilities]"].inputs["student"] == "student"
-
-
-def test_the_command_line_takes_a_file(written: Written, tmp_path: Path) -> None:
-    written()
-    run = edgekd(tmp_path, "plan", "--recipe", "digits", "--target", "mine.toml", "--json")
-    assert run.code == 0, run.stderr
-    assert "verify[mine]" in [step["name"] for step in run.document["steps"]]
 
 
 def test_equal_files_have_equal_keys_whatever_they_are_called(written: Written, tmp_path: Path) -> None:
