@@ -26,11 +26,11 @@ from edgekd.bench.interleaved import Comparison, compare
 from edgekd.compress import quantize
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.evaluate import correct_share, predict
+from edgekd.readers import read_graph
 from edgekd.runners import local
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.seeding import deterministic
 from edgekd.target import Format
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 
 RESULTS = Path(__file__).parent / "results" / "export.json"

@@ -101,7 +101,8 @@ def bench_command(model: Path, device: str, protocol: str, samples: Path | None)
     from edgekd.dependencies import require_runtime
     from edgekd.progress import watching
     from edgekd.publish import check_writable
-    from edgekd.runtimes import check_file, runtime_for
+    from edgekd.readers import check_file
+    from edgekd.runtimes import runtime_for
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"protocol '{protocol}' is not known; {nearest(protocol, PROTOCOLS)}")

@@ -22,8 +22,8 @@ from edgekd.bench.harness import generated_inputs
 from edgekd.dependencies import EXPORTING, EXTRAS, FORMAT_EXTRAS, RUNTIMES
 from edgekd.export.formats import MODEL_FILE, export_program
 from edgekd.export.tflite_pack import pack
+from edgekd.readers.ort import SCHEMA
 from edgekd.runtimes import open_session
-from edgekd.verify.ort import SCHEMA
 from tests.conftest import Run
 from tests.export.small import FEATURES, quantized, samples
 from tests.test_cli import WITHOUT, assert_one_line, environment

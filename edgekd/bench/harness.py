@@ -22,8 +22,8 @@ from edgekd.runtimes.session import Session, TensorSpec
 MODULES = {
     ".tflite": ("ai_edge_litert.interpreter", "edgekd.runtimes.litert"),
     ".onnx": ("onnxruntime", "onnx", "edgekd.runtimes.onnxruntime"),
-    ".ort": ("onnxruntime", "edgekd.runtimes.onnxruntime", "edgekd.verify.ort"),
-    ".xml": ("openvino", "edgekd.runtimes.openvino", "edgekd.verify.openvino"),
+    ".ort": ("onnxruntime", "edgekd.runtimes.onnxruntime", "edgekd.readers.ort"),
+    ".xml": ("openvino", "edgekd.runtimes.openvino", "edgekd.readers.openvino"),
 }
 """What a file's runtime and edgekd's own checks import, by the file's suffix: no part of the model's memory."""
 

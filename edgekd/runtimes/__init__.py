@@ -48,24 +48,3 @@ def open_session(file: Path, threads: int = 1, runtime: str | None = None) -> Se
             from edgekd.runtimes.litert import LiteRTSession
 
             return LiteRTSession(file, threads)
-
-
-def check_file(file: Path) -> None:
-    """Refuse what is not a model of its suffix's format, before native code sees it. Raises UsageError."""
-    match runtime_for(file):
-        case "onnxruntime":
-            from edgekd.runtimes import onnxruntime
-
-            onnxruntime.check_file(file)
-        case "openvino":
-            from edgekd.runtimes import openvino
-
-            openvino.check_file(file)
-        case "coreml":
-            from edgekd.runtimes import coreml
-
-            coreml.check_file(file)
-        case _:
-            from edgekd.runtimes import litert
-
-            litert.check_file(file)

@@ -13,18 +13,18 @@ import numpy as np
 
 from edgekd.errors import DeviceError, ExportError, UsageError, first_line
 from edgekd.quiet import quiet
+from edgekd.readers.coreml import UNSIGNED_OFFSET, Value, check_file, graph_of, read_program
+from edgekd.readers.graph import FileTensor
 from edgekd.runtimes.session import Placement, Session, TensorSpec
-from edgekd.verify.coreml import UNSIGNED_OFFSET, Value, graph_of, model_file, read_program
-from edgekd.verify.graph import FileTensor
 
 if TYPE_CHECKING:
-    from edgekd.verify.mil import Interpreter
+    from edgekd.runtimes.mil import Interpreter
 
 
 class CoreMLSession(Session):
     """A loaded .mlpackage. A classifier gives its probabilities as one array in label order.
 
-    Off the Mac the reference interpreter computes it in float32 (see `edgekd.verify.mil`): it shows what the file
+    Off the Mac the reference interpreter computes it in float32 (see `edgekd.runtimes.mil`): it shows what the file
     says, not how fast or how exactly a device computes it. On a Mac Apple's own runtime does; that way has been tried
     with a stand-in only, never on a Mac.
 
@@ -88,7 +88,7 @@ class CoreMLSession(Session):
 
     @cached_property
     def _interpreter(self) -> "Interpreter":
-        from edgekd.verify.mil import Interpreter
+        from edgekd.runtimes.mil import Interpreter
 
         with _refusals(self._file):
             return Interpreter(self._program)
@@ -114,13 +114,6 @@ class CoreMLSession(Session):
         return TensorSpec(
             value.name, value.shape, "uint8" if value.name == self._program.image else value.dtype, 0.0, 0
         )
-
-
-def check_file(file: Path) -> None:
-    """Refuse what is not a package with an ML program in it, before native code sees it."""
-    with model_file(file).open("rb") as stream:
-        if stream.read(1) != b"\x08":
-            raise UsageError(f"{file}: not a Core ML package (its model does not start with a version)")
 
 
 @contextmanager

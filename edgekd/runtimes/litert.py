@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.errors import DeviceError, UsageError
+from edgekd.errors import DeviceError
 from edgekd.quiet import quiet
+from edgekd.readers.tflite import check_file, read_graph
 from edgekd.runtimes.session import Placement, Session, TensorSpec, fixed_shape, quantized_tensors, real_values
 
-IDENTIFIER = b"TFL3"
 DELEGATE = "DELEGATE"
 LOOKUPS, RESHAPE, DEQUANTIZE = ("GATHER", "EMBEDDING_LOOKUP"), "RESHAPE", "DEQUANTIZE"
 IDS = ("int32", "int64")
@@ -52,24 +52,11 @@ class LiteRTSession(Session):
 
     def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:
         """The delegate runs node by node for it, with the same arithmetic."""
-        from edgekd.verify.tflite import read_graph
-
         loaded, _ = _interpreter(self._file, experimental_preserve_all_tensors=True)
         loaded.set_tensor(self._input_indices[0], sample[None])
         loaded.invoke()
         tensors = quantized_tensors(read_graph(self._file))
         return {tensor.index: real_values(tensor, loaded.get_tensor(tensor.index)) for tensor in tensors}
-
-
-def check_file(file: Path) -> None:
-    """Refuse what is not a TFLite file before native code sees it."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(8)
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
-    if head[4:8] != IDENTIFIER:
-        raise UsageError(f"{file}: not a TFLite model (no {IDENTIFIER.decode()} mark at its start)")
 
 
 def placement_of(nodes: Sequence[dict[str, Any]], ids: set[int]) -> Placement:

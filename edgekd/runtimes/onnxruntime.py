@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekd.errors import DeviceError, UsageError
 from edgekd.quiet import quiet
+from edgekd.readers import onnx as onnx_reader
 from edgekd.runtimes.session import (
     Placement,
     Session,
@@ -20,7 +21,6 @@ from edgekd.runtimes.session import (
     real_values,
 )
 
-ORT_IDENTIFIER = b"ORTM"
 COMPUTE = ("Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
 """What does the work of a network; in an int8 model the runtime replaces each by an integer kernel."""
 
@@ -83,14 +83,12 @@ class OnnxRuntimeSession(Session):
             )
         import onnxruntime
 
-        from edgekd.verify.onnx import read_graph
-
-        graph = read_graph(self._file)
+        graph = onnx_reader.read_graph(self._file)
         wanted = quantized_tensors(graph)
         inner = [tensor for tensor in wanted if tensor.index not in graph.inputs]
         level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session, _ = self._load(
-            _with_outputs(read_model(self._file), {tensor.name: tensor.dtype for tensor in inner}),
+            _with_outputs(onnx_reader.read_model(self._file), {tensor.name: tensor.dtype for tensor in inner}),
             graph_optimization_level=level,
         )
         names, feed = [entry.name for entry in session.get_outputs()], {self.inputs[0].name: sample[None]}
@@ -117,65 +115,15 @@ class OnnxRuntimeSession(Session):
             raise DeviceError(f"{self._file}: onnxruntime refuses it: {reason}") from error
 
 
-def check_file(file: Path) -> None:
-    """Refuse what is not a model of its suffix's format, or one whose data lies elsewhere, before native code does.
-
-    Raises UsageError.
-    """
-    if file.suffix == ".ort":
-        read_ort(file)
-    else:
-        read_model(file)
-
-
-def read_ort(file: Path) -> bytes:
-    """The content of an .ort file. Raises UsageError if it is not one."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
-    if content[4:8] != ORT_IDENTIFIER:
-        raise UsageError(f"{file}: not an ORT model (no {ORT_IDENTIFIER.decode()} mark at its start)")
-    return content
-
-
-def read_model(file: Path) -> Any:
-    """The ModelProto of an .onnx file. Raises UsageError if it is not one, or if its data lies in other files."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(file), load_external_data=False)
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
-    except (DecodeError, ValueError) as error:
-        raise UsageError(f"{file}: not an ONNX model") from error
-    if not model.graph.node or not model.graph.output:
-        raise UsageError(f"{file}: not an ONNX model (no graph in it)")
-    outside = next((tensor.name for tensor in _constants(model.graph) if tensor.external_data), None)
-    if outside is not None:
-        raise UsageError(f"{file}: '{outside}' lies in another file; save the model with its data inside")
-    return model
-
-
-def _constants(graph: Any) -> Iterator[Any]:
-    """Every tensor that a graph holds, in its nodes and in the graphs inside of them as well."""
-    yield from graph.initializer
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for inner in (attribute.g, *attribute.graphs):
-            yield from _constants(inner)
-
-
 def _input_scales(file: Path) -> dict[str, tuple[float, int]]:
     """Scale and zero point of the inputs that the model dequantizes itself. Raises UsageError if it is not a model."""
     if file.suffix == ".ort":
-        from edgekd.verify.ort import read_graph
+        from edgekd.readers.ort import read_graph
 
         return input_scales(read_graph(file))
     from onnx import numpy_helper
 
-    graph = read_model(file).graph
+    graph = onnx_reader.read_model(file).graph
     constants, inputs = {tensor.name: tensor for tensor in graph.initializer}, {entry.name for entry in graph.input}
     found = {}
     for node in graph.node:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekd.errors import DeviceError
 from edgekd.quiet import quiet
+from edgekd.readers.openvino import read_graph
 from edgekd.runtimes.session import (
     Placement,
     Session,
@@ -31,8 +32,6 @@ class OpenVINOSession(Session):
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
-        from edgekd.verify.openvino import read_graph
-
         graph = read_graph(file)
         scales = input_scales(graph)
         import openvino
@@ -77,8 +76,6 @@ class OpenVINOSession(Session):
 
     def tensors(self, sample: np.ndarray) -> dict[int, np.ndarray]:
         """The file is compiled with a result behind each; what a result reads is not fused, and may round otherwise."""
-        from edgekd.verify.openvino import read_graph
-
         graph, model = read_graph(self._file), self._core.read_model(str(self._file))
         wanted = quantized_tensors(graph)
         inner = [tensor for tensor in wanted if tensor.index not in graph.inputs]
@@ -87,13 +84,6 @@ class OpenVINOSession(Session):
         answers = compiled([sample[None]])
         found = {tensor.index: answers[model.get_result_index(port)] for tensor, port in zip(inner, ports, strict=True)}
         return {tensor.index: real_values(tensor, found.get(tensor.index, sample[None])) for tensor in wanted}
-
-
-def check_file(file: Path) -> None:
-    """Refuse what is not an IR with its weights beside it, before native code sees it."""
-    from edgekd.verify.openvino import read_document
-
-    read_document(file)
 
 
 def _runtime_info(node: Any) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileTensor
+from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileTensor
 
 IMAGE_DIMENSIONS = 4
 
@@ -76,7 +76,7 @@ class Session:
         """What each quantized tensor of the file holds for one sample, as real values, float32, in its own shape.
 
         sample: an encoded input without its batch dimension. The keys are the tensors' indices in the graph that
-        `edgekd.verify.read.read_graph` reads. The file is loaded again, in a form that keeps inner tensors.
+        `edgekd.readers.read_graph` reads. The file is loaded again, in a form that keeps inner tensors.
         Raises UsageError where the format or the runtime does not let them be read.
         """
         raise UsageError(f"{type(self).__name__}: inner tensors cannot be read")

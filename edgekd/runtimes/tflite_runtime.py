@@ -15,8 +15,9 @@ import numpy as np
 
 from edgekd.dependencies import apart, apart_command
 from edgekd.errors import DependencyError, DeviceError
+from edgekd.readers.tflite import check_file
 from edgekd.runtimes import tflite_worker
-from edgekd.runtimes.litert import check_file, placement_of
+from edgekd.runtimes.litert import placement_of
 from edgekd.runtimes.session import Placement, Session, TensorSpec
 
 START_SECONDS = 60.0

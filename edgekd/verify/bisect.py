@@ -9,8 +9,8 @@ import torch
 from edgekd.compress import nncf_backend
 from edgekd.compress.program import QuantizedProgram
 from edgekd.errors import UsageError
+from edgekd.readers.graph import FileGraph
 from edgekd.runtimes.session import IMAGE_DIMENSIONS, Session
-from edgekd.verify.graph import FileGraph
 
 ROUNDING = 5.0
 """Steps of a tensor's scale that two runtimes may differ by without either being wrong: what each layer rounds

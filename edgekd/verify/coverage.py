@@ -8,9 +8,9 @@ from torch import nn
 
 from edgekd.compress.fold import trace
 from edgekd.errors import GateError
+from edgekd.readers.graph import FileGraph, FileNode, layout_changes
 from edgekd.runtimes.session import Placement
 from edgekd.target import CoverageLimits
-from edgekd.verify.graph import FileGraph, FileNode, layout_changes
 
 TRANSPOSES = (
     "transpose", "permute", "t", "numpy_T", "mT", "adjoint", "swapaxes", "swapdims", "movedim", "moveaxis",

@@ -13,6 +13,7 @@ from edgekd.errors import GateError
 from edgekd.export.card import Card
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.build import Architecture, build, example_input
+from edgekd.readers import read_graph
 from edgekd.runtimes import open_session
 from edgekd.seeding import deterministic
 from edgekd.step import Work
@@ -20,7 +21,6 @@ from edgekd.step_configs import PreflightConfig
 from edgekd.tasks.dataset import pixel_range
 from edgekd.tasks.outline import Outline, outline
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 
 CALIBRATION_SAMPLES = 8

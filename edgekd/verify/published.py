@@ -13,11 +13,11 @@ from edgekd.config import nearest
 from edgekd.dependencies import require_runtime
 from edgekd.errors import GateError, UsageError
 from edgekd.publish import MANIFEST
+from edgekd.readers import read_graph
+from edgekd.readers.graph import layout_changes
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.runtimes.session import Session
 from edgekd.target import FORMATS
-from edgekd.verify.graph import layout_changes
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 
 

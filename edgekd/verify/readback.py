@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgekd.compress.quantizers import Quantizer
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor
 
 LOOKUP = "GATHER"
 UNKNOWN = -1

@@ -16,6 +16,8 @@ from edgekd.errors import GateError
 from edgekd.export.steps import model_file
 from edgekd.models.build import example_input, load_module
 from edgekd.models.evaluate import correct_share, load_array, points, predict
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileGraph, bytes_moved
 from edgekd.recipe import Budgets
 from edgekd.runtimes import open_session
 from edgekd.runtimes.session import Session, layout
@@ -27,8 +29,6 @@ from edgekd.tasks.dataset import GOLDEN_SAMPLES, raw_pixels
 from edgekd.verify.bisect import first_departure
 from edgekd.verify.compare import Parity, compare_outputs
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
-from edgekd.verify.graph import FileGraph, bytes_moved
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import Readback, read_back
 
 TWO_SAMPLES = 2

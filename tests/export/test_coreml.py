@@ -14,8 +14,8 @@ from edgekd.errors import ExportError
 from edgekd.export.card import Card
 from edgekd.export.coreml import export
 from edgekd.models.evaluate import predict
+from edgekd.readers.coreml import read_graph, read_program
 from edgekd.runtimes import open_session
-from edgekd.verify.coreml import read_graph, read_program
 from tests.export.packages import LABELS, LOGITS, MEAN, PROBABILITIES, STD, content, float_package, int8_package
 from tests.export.small import SHAPE, quantized, samples, student
 

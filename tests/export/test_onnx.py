@@ -18,8 +18,8 @@ from edgekd.compress import QuantizedProgram, quantize
 from edgekd.export import onnx as exporter
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.evaluate import predict
+from edgekd.readers.onnx import read_graph
 from edgekd.runtimes import open_session
-from edgekd.verify.onnx import read_graph
 from edgekd.verify.readback import read_back
 from tests.export import small
 from tests.export.small import PIXELS, UNLABELLED, quantized, samples, student

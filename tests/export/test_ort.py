@@ -15,11 +15,11 @@ from edgekd.export.formats import export_float
 from edgekd.export.ort import OPERATORS_FILE, convert
 from edgekd.export.ort_pack import pack
 from edgekd.models.evaluate import predict
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileGraph, layout_changes
 from edgekd.runtimes import open_session
 from edgekd.runtimes.onnxruntime import COMPUTE
 from edgekd.verify import parity
-from edgekd.verify.graph import FileGraph, layout_changes
-from edgekd.verify.read import read_graph
 from tests.export.small import FEATURES, SHAPE, quantized, samples, student
 from tests.export.small_ort import FAMILIES, converted, onnx_content, ort_content, signed_onnx_content
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from edgekd.compress.quantizers import kept
 from edgekd.models.evaluate import predict
+from edgekd.readers import read_graph
 from edgekd.runtimes import open_session
 from edgekd.target import Format, Precision
 from edgekd.verify.coverage import float_islands
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 from tests.export.small import SHAPE, exported, quantized, student
 

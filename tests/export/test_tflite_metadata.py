@@ -15,8 +15,8 @@ from ai_edge_litert.interpreter import Interpreter
 from edgekd.errors import ExportError
 from edgekd.export.card import Card
 from edgekd.export.tflite_metadata import with_metadata
+from edgekd.readers.tflite import read_graph
 from edgekd.runtimes.litert import LiteRTSession
-from edgekd.verify.tflite import read_graph
 from tests.export.small import bare_content, bare_float_content
 from tests.export.test_tflite import data_positions, int8_noise, run
 

@@ -17,11 +17,11 @@ from edgekd.export import tflite_metadata, tflite_store
 from edgekd.export.formats import export_program
 from edgekd.export.tflite_store import SMALLEST, halve_weights, store_embeddings, store_weights
 from edgekd.models.evaluate import predict
+from edgekd.readers.graph import FileGraph, FileTensor, layout_changes
+from edgekd.readers.tflite import read_graph
 from edgekd.runtimes.litert import LiteRTSession
 from edgekd.runtimes.session import Placement
-from edgekd.verify.graph import FileGraph, FileTensor, layout_changes
 from edgekd.verify.readback import read_back
-from edgekd.verify.tflite import read_graph
 from tests.export.small import (
     FEATURES,
     UNLABELLED,

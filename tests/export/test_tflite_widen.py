@@ -17,10 +17,10 @@ from edgekd.export import tflite_widen
 from edgekd.export.formats import export_program
 from edgekd.export.tflite_widen import widen
 from edgekd.models.evaluate import predict
+from edgekd.readers.graph import FileGraph
+from edgekd.readers.tflite import read_graph
 from edgekd.runtimes.litert import LiteRTSession
-from edgekd.verify.graph import FileGraph
 from edgekd.verify.readback import read_back
-from edgekd.verify.tflite import read_graph
 from tests.compress.students import noise
 from tests.export.small import UNLABELLED, int8_content
 

@@ -14,9 +14,10 @@ from edgekd.errors import DeviceError, UsageError
 from edgekd.export.card import Card
 from edgekd.export.coreml import export
 from edgekd.models.evaluate import predict
-from edgekd.runtimes import check_file, open_session, runtime_for
+from edgekd.readers import check_file
+from edgekd.readers.coreml import read_graph
+from edgekd.runtimes import open_session, runtime_for
 from edgekd.runtimes.coreml import CoreMLSession, _picture
-from edgekd.verify.coreml import read_graph
 from tests.export.packages import LABELS, LOGITS, float_package, int8_package
 from tests.export.small import SHAPE, quantized, samples, student
 

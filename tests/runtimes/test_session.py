@@ -11,10 +11,10 @@ import torch
 from edgekd.compress import QuantizedProgram, nncf_backend
 from edgekd.errors import UsageError
 from edgekd.export.ort import convert
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileTensor
 from edgekd.runtimes import open_session
 from edgekd.runtimes.session import Session, real_values
-from edgekd.verify.graph import FileTensor
-from edgekd.verify.read import read_graph
 from tests.export import small
 from tests.export.small import SHAPE, quantized
 

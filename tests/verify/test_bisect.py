@@ -19,14 +19,14 @@ from edgekd.errors import GateError
 from edgekd.export.formats import MODEL_FILE, export_float, export_program
 from edgekd.models.build import save_module
 from edgekd.models.evaluate import predict
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileTensor
 from edgekd.recipe import Budgets
 from edgekd.runtimes import open_session
 from edgekd.step import Work
 from edgekd.step_configs import VerifyConfig
 from edgekd.target import CoverageLimits, ParityLimits
 from edgekd.verify.bisect import Departure, first_departure
-from edgekd.verify.graph import FileTensor
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 from edgekd.verify.steps import verify_export
 from tests.export.small import ARCHITECTURES, FEATURES, SHAPE, quantized, student

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from edgekd.errors import GateError
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor
 from edgekd.runtimes.session import Placement
 from edgekd.target import CoverageLimits, Format
 from edgekd.verify.coverage import (
@@ -19,8 +21,6 @@ from edgekd.verify.coverage import (
     float_islands,
     stray_transposes,
 )
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
-from edgekd.verify.read import read_graph
 from tests.export.small import CARDS, exported
 from tests.export.small_text import ARCHITECTURES, text_file, text_quantized, text_student
 

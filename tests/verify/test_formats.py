@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.export.formats import export_program
 from edgekd.models.evaluate import predict
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileGraph
 from edgekd.runtimes import open_session
 from edgekd.verify import parity
-from edgekd.verify.graph import FileGraph
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 from tests.export import small
 from tests.export.small import PIXELS, SHAPE, quantized, samples, student

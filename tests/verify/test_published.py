@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgekd.cli import main
-from edgekd.verify.read import read_graph
+from edgekd.readers import read_graph
 from tests.conftest import Run, edgekd, overrides
 
 pytestmark = pytest.mark.slow

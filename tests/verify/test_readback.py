@@ -14,9 +14,9 @@ from edgekd.compress import quantize
 from edgekd.errors import EdgekdError
 from edgekd.export.tflite import export
 from edgekd.export.tflite_pack import pack
-from edgekd.verify.graph import FileGraph, bytes_moved, layout_changes
+from edgekd.readers.graph import FileGraph, bytes_moved, layout_changes
+from edgekd.readers.tflite import read_graph
 from edgekd.verify.readback import Readback, read_back
-from edgekd.verify.tflite import read_graph
 from tests.export.small import UNLABELLED, int8_content, quantized
 
 FAMILIES = ["ds_cnn", "resnet"]

@@ -15,12 +15,12 @@ from edgekd.compress.program import StoredEmbedding
 from edgekd.compress.quantizers import kept
 from edgekd.export.tflite_pack import pack
 from edgekd.models.evaluate import predict
+from edgekd.readers import read_graph
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor
 from edgekd.runtimes import open_session
 from edgekd.target import Format, Precision
 from edgekd.verify.compare import compare_outputs
 from edgekd.verify.coverage import asked_transposes, stray_transposes
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
-from edgekd.verify.read import read_graph
 from edgekd.verify.readback import read_back
 from tests.export.small_text import ARCHITECTURES, CLASSES, VOCABULARY, ids, text_file, text_quantized, text_student
 

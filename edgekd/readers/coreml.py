@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekd.errors import UsageError
 from edgekd.quiet import quiet
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor
 
 QUANTIZE, DEQUANTIZE, CONSTEXPR = "quantize", "dequantize", "constexpr_affine_dequantize"
 CLASSIFY = "classify"
@@ -94,6 +94,13 @@ def model_file(file: Path) -> Path:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: not a Core ML package (Manifest.json names no model)") from error
     return found
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is not a package with an ML program in it, before native code sees it."""
+    with model_file(file).open("rb") as stream:
+        if stream.read(1) != b"\x08":
+            raise UsageError(f"{file}: not a Core ML package (its model does not start with a version)")
 
 
 def read_program(file: Path) -> Program:

@@ -18,10 +18,10 @@ from torch import nn
 from edgekd.compress import QuantizedProgram, quantize
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.export.coreml import export
+from edgekd.readers import read_graph as read_any_graph
+from edgekd.readers.coreml import read_graph, read_program
+from edgekd.readers.graph import FileGraph, layout_changes
 from edgekd.verify import parity
-from edgekd.verify.coreml import read_graph, read_program
-from edgekd.verify.graph import FileGraph, layout_changes
-from edgekd.verify.read import read_graph as read_any_graph
 from edgekd.verify.readback import Readback, read_back
 from tests.export.packages import LOGITS, float_package, int8_package
 from tests.export.small import quantized, samples

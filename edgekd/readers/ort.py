@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.runtimes.onnxruntime import read_ort
-from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
 
 
 def _schema() -> Any:
@@ -29,6 +28,7 @@ def _schema() -> Any:
     return importlib.import_module(f"{name}.fbs")
 
 
+IDENTIFIER = b"ORTM"
 SCHEMA = _schema()
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -105,6 +105,22 @@ class _Node:
         return self.inputs[place] if place < len(self.inputs) else ""
 
 
+def check_file(file: Path) -> None:
+    """Refuse what is not an ORT model before native code sees it."""
+    read_file(file)
+
+
+def read_file(file: Path) -> bytes:
+    """The content of an .ort file. Raises UsageError if it is not one."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+    if content[4:8] != IDENTIFIER:
+        raise UsageError(f"{file}: not an ORT model (no {IDENTIFIER.decode()} mark at its start)")
+    return content
+
+
 def read_graph(file: Path) -> FileGraph:
     """The main graph of an .ort file, its nodes in an order in which they can run.
 
@@ -113,7 +129,7 @@ def read_graph(file: Path) -> FileGraph:
 
     Raises UsageError if the file is not an ORT model, is damaged, or gives a tensor two different scales.
     """
-    content = _Bounded(read_ort(file))
+    content = _Bounded(read_file(file))
     try:
         session = SCHEMA.InferenceSession.InferenceSession.GetRootAs(content, 0)
         int(_text(session.OrtVersion()))  # at the end of the file: what is cut off lacks it

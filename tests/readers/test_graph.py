@@ -1,6 +1,6 @@
 import numpy as np
 
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor, bytes_moved, layout_changes
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor, bytes_moved, layout_changes
 
 
 def tensor(index: int, shape: tuple[int, ...], dtype: str = "int8", name: str = "") -> FileTensor:

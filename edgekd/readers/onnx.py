@@ -1,15 +1,39 @@
 """Reading an .onnx file with the protobuf schema, independently of any runtime."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.runtimes.onnxruntime import read_model
-from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is not an ONNX model, or one whose data lies elsewhere, before native code sees it."""
+    read_model(file)
+
+
+def read_model(file: Path) -> Any:
+    """The ModelProto of an .onnx file. Raises UsageError if it is not one, or if its data lies in other files."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(file), load_external_data=False)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+    except (DecodeError, ValueError) as error:
+        raise UsageError(f"{file}: not an ONNX model") from error
+    if not model.graph.node or not model.graph.output:
+        raise UsageError(f"{file}: not an ONNX model (no graph in it)")
+    outside = next((tensor.name for tensor in _constants(model.graph) if tensor.external_data), None)
+    if outside is not None:
+        raise UsageError(f"{file}: '{outside}' lies in another file; save the model with its data inside")
+    return model
 
 
 def read_graph(file: Path) -> FileGraph:
@@ -47,6 +71,15 @@ def read_graph(file: Path) -> FileGraph:
     except Exception as error:  # protobuf and onnx fail in many ways on a damaged file
         raise UsageError(f"{file}: damaged ONNX file ({type(error).__name__} while reading it)") from error
     return result
+
+
+def _constants(graph: Any) -> Iterator[Any]:
+    """Every tensor that a graph holds, in its nodes and in the graphs inside of them as well."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _constants(inner)
 
 
 Quantization = tuple[tuple[np.float32, ...], tuple[int, ...], int | None]

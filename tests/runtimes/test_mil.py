@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from edgekd.errors import ExportError
 from edgekd.export.card import Card
 from edgekd.export.coreml import export
-from edgekd.verify.coreml import Constant, Op, Program, Value, read_program
-from edgekd.verify.mil import Interpreter
+from edgekd.readers.coreml import Constant, Op, Program, Value, read_program
+from edgekd.runtimes.mil import Interpreter
 
 CARD = Card("any", (), "logits", {"input": "features"})
 RANDOM = np.random.default_rng(0)

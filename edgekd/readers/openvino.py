@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.verify.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
 
 DTYPES = {
     "FP32": "float32", "FP16": "float16", "FP64": "float64", "I8": "int8", "U8": "uint8", "I32": "int32",
@@ -46,6 +46,11 @@ def read_document(file: Path) -> ElementTree.Element:
     if not file.with_suffix(".bin").is_file():
         raise UsageError(f"{file}: its weights, {file.with_suffix('.bin').name}, are not beside it")
     return root
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is not an IR with its weights beside it, before native code sees it."""
+    read_document(file)
 
 
 def read_graph(file: Path) -> FileGraph:

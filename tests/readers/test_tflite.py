@@ -5,7 +5,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgekd.errors import EdgekdError, UsageError
-from edgekd.verify.tflite import read_graph
+from edgekd.readers.tflite import read_graph
 from tests.export.small import bare_content, int8_content
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekd.errors import ExportError, first_line
-from edgekd.verify.coreml import Constant, Op, Program, Value
+from edgekd.readers.coreml import Constant, Op, Program, Value
 
 Result = Tensor | Sequence[Tensor]
 CASTS = {

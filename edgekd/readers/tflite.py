@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.runtimes.litert import check_file
-from edgekd.verify.graph import FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor
 
+IDENTIFIER = b"TFL3"
 WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 """Where the TFLite 8-bit quantization specification wants per-channel scales."""
+
+
+def check_file(file: Path) -> None:
+    """Refuse what is not a TFLite file before native code sees it."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(8)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+    if head[4:8] != IDENTIFIER:
+        raise UsageError(f"{file}: not a TFLite model (no {IDENTIFIER.decode()} mark at its start)")
 
 
 def read_graph(file: Path) -> FileGraph:

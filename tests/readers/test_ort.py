@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.compress.quantizers import Quantizer
 from edgekd.errors import EdgekdError, UsageError
-from edgekd.verify import onnx as onnx_reader
-from edgekd.verify.ort import read_graph
+from edgekd.readers import onnx as onnx_reader
+from edgekd.readers.ort import read_graph
 from edgekd.verify.readback import read_back
 from tests.export.small import quantized
 from tests.export.small_ort import FAMILIES, converted, onnx_content, ort_content, signed_onnx_content
@@ -267,20 +267,20 @@ def test_nothing_behind_the_mark_is_refused(damaged: Path, content: bytes) -> No
         read_graph(damaged)
 
 
-@pytest.mark.parametrize("first", ["edgekd.verify.ort", "onnxruntime.tools.ort_format_model"])
+@pytest.mark.parametrize("first", ["edgekd.readers.ort", "onnxruntime.tools.ort_format_model"])
 def test_the_schema_is_found_with_and_without_the_runtime_s_tools(first: str, tmp_path: Path) -> None:
     (tmp_path / "model.ort").write_bytes(ort_content())
     program = """if True:
         import importlib, sys
         from pathlib import Path
         importlib.import_module(sys.argv[1])
-        from edgekd.verify.ort import read_graph
+        from edgekd.readers.ort import read_graph
         print(len(read_graph(Path(sys.argv[2])).nodes), "torch" in sys.modules)
     """
     command = [sys.executable, "-c", program, first, str(tmp_path / "model.ort")]
     count, torch = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     assert int(count) == len(read_graph(tmp_path / "model.ort").nodes)
-    if first == "edgekd.verify.ort":
+    if first == "edgekd.readers.ort":
         assert torch == "False"
 
 
