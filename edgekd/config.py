@@ -29,6 +29,11 @@ def read_config(kind: type[T], text: str, origin: str, overrides: Sequence[str] 
         raise UsageError(f"{origin}: not valid TOML: {error}") from error
     for override in overrides:
         _apply(document, override)
+    return validate(kind, document, origin)
+
+
+def validate(kind: type[T], document: Mapping[str, Any], origin: str) -> T:
+    """A document as the dataclass `kind`, strictly; raises UsageError as `read_config` does."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
