@@ -20,6 +20,7 @@ FEWEST_SAMPLES = 10
 """Samples that the idle phase and every window hold at least."""
 LONGEST_GAP_SECONDS = 2.0
 BLOCK_SECONDS = 1.0
+"""How long a block of the bootstrap is at least."""
 BACKWARD_LIMIT = 0.05
 """Share of all power that may read below zero, as a sensor's noise does."""
 
@@ -66,7 +67,10 @@ class Energy:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Energy since the first sample, exact for power that is linear between its samples. joules: up to each sample."""
+    """Energy since the first sample, exact for power that is linear between its samples and level before and after.
+
+    joules: up to each sample.
+    """
 
     start_ns: int
     seconds: np.ndarray
@@ -118,12 +122,13 @@ def measured(source: Source, recordings: Sequence[Recording]) -> Energy:
     reason = _unusable(powers, recordings)
     if reason:
         return _not_measured(named, reason)
-    curves = [_curve(power) for power in powers]
-    idle = [_mean(curve, *one.idle) for curve, one in zip(curves, recordings, strict=True)]
-    active = [_mean(curve, *one.active) for curve, one in zip(curves, recordings, strict=True)]
+    resting = [_curve(power, one.idle) for power, one in zip(powers, recordings, strict=True)]
+    working = [_curve(power, one.active) for power, one in zip(powers, recordings, strict=True)]
+    idle = [_mean(curve, *one.idle) for curve, one in zip(resting, recordings, strict=True)]
+    active = [_mean(curve, *one.active) for curve, one in zip(working, recordings, strict=True)]
     figures = [
         _per_inference(curve, one, watts, *window)
-        for curve, one, watts in zip(curves, recordings, idle, strict=True)
+        for curve, one, watts in zip(working, recordings, idle, strict=True)
         for window in _windows(one.active)
     ]
     value = float(np.median(figures))
@@ -137,7 +142,7 @@ def measured(source: Source, recordings: Sequence[Recording]) -> Energy:
             "not measured",
             f"it draws {active_watts:.3g} W while it runs and {idle_watts:.3g} W when idle: no difference to measure",
         )
-    low, high = _interval(curves, powers, recordings)
+    low, high = _interval(list(zip(resting, working, recordings, strict=True)))
     return Energy(Joules(value, min(low, value), max(high, value)), idle_watts, active_watts, named, "measured", "")
 
 
@@ -185,25 +190,30 @@ def _lost(source: Source, recording: Recording) -> str:
 
 def _unusable(powers: Sequence[Power], recordings: Sequence[Recording]) -> str:
     """Why no energy can be told from these readings, or nothing."""
-    everything = np.concatenate([power.watts for power in powers])
+    phases = [(power, phase) for power, one in zip(powers, recordings, strict=True) for phase in (one.idle, one.active)]
+    everything = np.concatenate([power.watts[_within(power, *phase)] for power, phase in phases])
+    if not len(everything):
+        return "there is no power reading from the time of the runs; is the meter on, and its clock right?"
     if not everything.any():
-        return "every reading is 0 W" if len(everything) else "there is no reading"
+        return "every reading is 0 W"
     if -np.minimum(everything, 0).sum() > BACKWARD_LIMIT * np.abs(everything).sum():
         return "the power reads below zero: it flowed the other way, as into a battery that is charged"
     for power, one in zip(powers, recordings, strict=True):
         seconds = (one.active[1] - one.active[0]) / 1e9
+        if not len(one.starts_ns):
+            return "there were no runs"
         if seconds < SLACK * WINDOW_SECONDS:
             return f"the runs took {seconds:.1f} s, less than a window of {WINDOW_SECONDS:g} s; use a longer protocol"
-        phases = [("idle", one.idle), *(("active", window) for window in _windows(one.active))]
-        for name, (begin, end) in phases:
-            inside = np.unique(power.times_ns[_within(power, begin, end)])
+        silent = max(one.starts_ns[0] - one.active[0], one.active[1] - one.starts_ns[-1] - one.runs_ns[-1]) / 1e9
+        if silent >= BLOCK_SECONDS:
+            return f"there were no runs for {silent:.1f} s of the active phase"
+        for name, phase in (("idle", one.idle), *(("active", window) for window in _windows(one.active))):
+            inside = np.unique(power.times_ns[_within(power, *phase)])
             if len(inside) < FEWEST_SAMPLES:
-                return f"only {len(inside)} power readings in {(end - begin) / 1e9:.1f} s ({name})"
-            gap = np.diff(inside, prepend=begin, append=end).max() / 1e9
+                return f"only {len(inside)} power readings in {(phase[1] - phase[0]) / 1e9:.1f} s ({name})"
+            gap = np.diff(inside, prepend=phase[0], append=phase[1]).max() / 1e9
             if gap > LONGEST_GAP_SECONDS:
                 return f"there was no power reading for {gap:.1f} s ({name})"
-            if name == "active" and (not len(one.starts_ns) or _runs(one, begin, end) <= 0):
-                return f"there are no runs in {(end - begin) / 1e9:.1f} s of the active phase"
     return ""
 
 
@@ -214,7 +224,7 @@ def _within(power: Power, begin_ns: float, end_ns: float) -> np.ndarray:
 def _windows(phase: tuple[int, int]) -> list[tuple[float, float]]:
     """Consecutive windows of equal length that fill a phase, none shorter than it has to be."""
     seconds = (phase[1] - phase[0]) / 1e9
-    return _split(phase, max(1, int(seconds / (SLACK * WINDOW_SECONDS))))
+    return _split(phase, max(1, int(seconds / WINDOW_SECONDS)))
 
 
 def _split(phase: tuple[int, int], parts: int) -> list[tuple[float, float]]:
@@ -222,11 +232,13 @@ def _split(phase: tuple[int, int], parts: int) -> list[tuple[float, float]]:
     return list(pairwise(edges))
 
 
-def _curve(power: Power) -> _Curve:
-    start = int(power.times_ns[0])
-    seconds = (power.times_ns - start) / 1e9
-    steps = np.diff(seconds) * (power.watts[1:] + power.watts[:-1]) / 2
-    return _Curve(start, seconds, power.watts, np.concatenate([[0.0], np.cumsum(steps)]))
+def _curve(power: Power, phase: tuple[int, int]) -> _Curve:
+    """From the readings of a phase alone: what is drawn while a model is loaded is no part of it."""
+    inside = _within(power, *phase)
+    start, watts = int(power.times_ns[inside][0]), power.watts[inside]
+    seconds = (power.times_ns[inside] - start) / 1e9
+    steps = np.diff(seconds) * (watts[1:] + watts[:-1]) / 2
+    return _Curve(start, seconds, watts, np.concatenate([[0.0], np.cumsum(steps)]))
 
 
 def _mean(curve: _Curve, begin_ns: float, end_ns: float) -> float:
@@ -247,27 +259,25 @@ def _runs(recording: Recording, begin_ns: float, end_ns: float) -> float:
     return float(done[1] - done[0])
 
 
-def _interval(
-    curves: Sequence[_Curve], powers: Sequence[Power], recordings: Sequence[Recording]
-) -> tuple[float, float]:
+def _interval(recorded: Sequence[tuple[_Curve, _Curve, Recording]]) -> tuple[float, float]:
     random = np.random.default_rng(0)
-    drawn = np.stack([_resampled(*one, random) for one in zip(curves, powers, recordings, strict=True)])
-    among = random.integers(len(recordings), size=(RESAMPLES, len(recordings)))
-    within = random.integers(RESAMPLES, size=(RESAMPLES, len(recordings)))
+    drawn = np.stack([_resampled(*one, random) for one in recorded])
+    among = random.integers(len(recorded), size=(RESAMPLES, len(recorded)))
+    within = random.integers(RESAMPLES, size=(RESAMPLES, len(recorded)))
     means = drawn[among, within].mean(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def _resampled(curve: _Curve, power: Power, recording: Recording, random: np.random.Generator) -> np.ndarray:
+def _resampled(resting: _Curve, working: _Curve, recording: Recording, random: np.random.Generator) -> np.ndarray:
     """Energy per inference of one recording from blocks drawn with replacement; shape (RESAMPLES,).
 
     One block fewer is drawn than there are: so the spread of the drawn means is that of the mean (Rao and Wu 1988),
     which matters where blocks are few.
     """
-    idle, active = (_blocks(power, phase) for phase in (recording.idle, recording.active))
-    idle_watts = np.array([_mean(curve, *block) for block in idle])
-    joules = np.array([curve.between(*block) for block in active])
+    idle, active = _blocks(resting, recording.idle), _blocks(working, recording.active)
+    idle_watts = np.array([_mean(resting, *block) for block in idle])
+    joules = np.array([working.between(*block) for block in active])
     runs = np.array([_runs(recording, *block) for block in active])
     subtracted = idle_watts[random.integers(len(idle), size=(RESAMPLES, len(idle) - 1))].mean(axis=1)
     picked = random.integers(len(active), size=(RESAMPLES, len(active) - 1))
@@ -276,8 +286,8 @@ def _resampled(curve: _Curve, power: Power, recording: Recording, random: np.ran
     return found
 
 
-def _blocks(power: Power, phase: tuple[int, int]) -> list[tuple[float, float]]:
+def _blocks(curve: _Curve, phase: tuple[int, int]) -> list[tuple[float, float]]:
     """Blocks of about equal length, long enough that a sensor's own averaging does not reach across many."""
     seconds = (phase[1] - phase[0]) / 1e9
-    samples = int(_within(power, *phase).sum())
-    return _split(phase, max(2, min(BLOCKS, int(np.sqrt(samples)), int(seconds / BLOCK_SECONDS))))
+    parts = min(BLOCKS, int(np.sqrt(len(curve.seconds))), int(seconds / BLOCK_SECONDS))
+    return _split(phase, max(2, parts))

@@ -97,6 +97,18 @@ def test_readings_may_come_at_odd_times() -> None:
     assert joules(measured(SOURCE, [some])) == pytest.approx(joules(measured(SOURCE, [whole])), rel=1e-3)
 
 
+def test_what_is_drawn_between_the_phases_is_no_part_of_it() -> None:
+    """Neither where it is sampled, nor where it is not and a counter went on meanwhile."""
+    one = recording(level(6.0))
+    (series,) = one.series
+    between = (series.times_ns > one.idle[1]) & (series.times_ns < one.active[0])
+    assert between.sum() == 9
+    loading = replace(one, series=(Series(series.times_ns, np.where(between, 90_000_000, series.values)),))
+    silent = replace(one, series=(Series(series.times_ns[~between], series.values[~between]),))
+    for other in (loading, silent):
+        assert measured(SOURCE, [other]) == measured(SOURCE, [one])
+
+
 def test_the_median_window_is_quoted() -> None:
     """Something else ran in one of three windows."""
     found = measured(SOURCE, [recording(lambda t: np.where(t < 20.0, 6.0, 12.0))])
@@ -193,6 +205,8 @@ def test_no_reading_is_not_measured() -> None:
     nothing = Series(np.empty(0, np.int64), np.empty(0, np.int64))
     assert "no reading" in refused(replace(recording(level(6.0)), series=(nothing,)))
     assert "nothing was recorded" in refused()
+    elsewhere = replace(recording(level(6.0)), active=(0, 30 * SECOND), idle=(-5 * SECOND, 0))
+    assert "its clock right" in refused(elsewhere)
     assert refused(
         replace(recording(level(6.0)), series=()),
         source=replace(SOURCE, paths=(), watts=lambda *_: hwmon.watts([nothing])),
@@ -215,7 +229,9 @@ def test_no_runs_are_not_measured() -> None:
     nothing = np.empty(0, np.int64)
     assert "no runs" in refused(replace(one, starts_ns=nothing, runs_ns=nothing))
     late = replace(one, starts_ns=one.starts_ns[4500:], runs_ns=one.runs_ns[4500:])
-    assert "no runs" in refused(late)
+    assert "no runs for 22.5 s" in refused(late)
+    early = replace(one, starts_ns=one.starts_ns[:5000], runs_ns=one.runs_ns[:5000])
+    assert "no runs for 5.0 s" in refused(early)
 
 
 def test_a_charger_that_comes_in_is_not_measured() -> None:
