@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -50,19 +49,20 @@ class Hardware:
 def store(name: str, rates: Mapping[str, Any], folder: Path) -> Calibration:
     """Keep what the agent's `rates` event says about a device in `folder`, with this moment as its date.
 
-    It is written aside and renamed. Raises DeviceError if the event has no three positive numbers.
+    It is written aside and renamed. Raises DeviceError if the event has no three positive numbers, UsageError if the
+    folder cannot be written.
     """
     label = device_label(name)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     found = Calibration(label, date, *(_rate(rates, key, label) for key in RATES))
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(dir=folder, suffix=".partial")
+    file = _file(label, folder)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".partial", delete=False) as stream:
             json.dump(asdict(found), stream, indent=2)
-        Path(aside).replace(_file(label, folder))
-    finally:
-        Path(aside).unlink(missing_ok=True)
+        Path(stream.name).replace(file)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written ({error.strerror}); make room, or mend its rights") from error
     return found
 
 

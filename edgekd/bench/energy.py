@@ -1,6 +1,6 @@
 """Energy per inference: from power that was sampled while a model ran, or estimated from a device's profile."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -87,6 +87,12 @@ class _Curve:
         if past > 0 and here + 1 < len(self.seconds):
             slope = (self.watts[here + 1] - level) / (self.seconds[here + 1] - self.seconds[here])
         return float(self.joules[here] + past * (level + slope * past / 2))
+
+
+def run_starts(chunks: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
+    """When each run began, int64: from when a chunk of runs began, and the lengths of its runs, shape (N,)."""
+    starts = [begin + np.cumsum(runs_ns, dtype=np.int64) - runs_ns for begin, runs_ns in chunks]
+    return np.concatenate([np.empty(0, np.int64), *starts])
 
 
 def energy(

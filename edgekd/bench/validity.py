@@ -40,7 +40,7 @@ def unsteady(spread: float, process_spread: float | None, drift: float) -> str:
 def throttled(
     before: Mapping[str, Any], after: Mapping[str, Any], drift: float = 0.0, limit_celsius: float | None = None
 ) -> str:
-    """From the agent's state before and after: frequency, temperature and power supply.
+    """From the agent's state before and after, as a dictionary: frequency, temperature and power supply.
 
     drift: of the runs; a lower frequency counts only with slower runs where the governor may lower it at will.
     limit_celsius: the temperature at which the device throttles, if it is known.

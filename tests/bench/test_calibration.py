@@ -63,6 +63,13 @@ def test_what_is_no_rate_is_refused_and_not_kept(key: str, value: Any, tmp_path:
     assert load(NAME, tmp_path) is None
 
 
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written") as caught:
+        store(NAME, RATES, tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekd.bench.energy import Energy, Recording, energy, estimated, measured, sentence
+from edgekd.bench.energy import Energy, Recording, energy, estimated, measured, run_starts, sentence
 from edgekd.bench.power import battery, hwmon, rapl
 from edgekd.bench.power.source import NoSource, Series, Source
 from edgekd.bench.statistics import Percentile
@@ -95,6 +95,12 @@ def test_readings_may_come_at_odd_times() -> None:
     times, values = (getattr(whole.series[0], name)[kept] for name in ("times_ns", "values"))
     some = replace(whole, series=(Series(times, values),))
     assert joules(measured(SOURCE, [some])) == pytest.approx(joules(measured(SOURCE, [whole])), rel=1e-3)
+
+
+def test_runs_begin_where_the_one_before_ended() -> None:
+    chunks = [(100, np.array([5, 7, 1])), (200, np.array([2]))]
+    assert run_starts(chunks).tolist() == [100, 105, 112, 200]
+    assert run_starts([]).tolist() == []
 
 
 def test_what_is_drawn_between_the_phases_is_no_part_of_it() -> None:
