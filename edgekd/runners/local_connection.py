@@ -1,0 +1,163 @@
+"""This machine as a device that the agent runs on: processes here, files below the cache."""
+
+import contextlib
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from edgekd.cache import cache_dir
+from edgekd.device import DeviceProfile
+from edgekd.errors import DeviceError
+from edgekd.runners.connection import MACHINES, NO_ENVIRONMENT, Connection
+from edgekd.runners.streams import TAIL_LIMIT, keep_tail, printable, split_lines
+
+CHUNK = 1 << 16
+END_SECONDS = 30.0
+
+
+class LocalProcess:
+    """A program on this machine; see `edgekd.runners.connection.Process`."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", where: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process, self._where = process, where
+        self._input, self._output = process.stdin, process.stdout
+        self._pending, self._tail = bytearray(), bytearray()
+        self._poll = select.poll()
+        self._poll.register(process.stdout, select.POLLIN)
+        errors = process.stderr.fileno()
+        self._drain = threading.Thread(target=keep_tail, args=(lambda: os.read(errors, CHUNK), self._tail), daemon=True)
+        self._drain.start()
+
+    def lines(self, timeout: float) -> Iterator[bytes]:
+        return split_lines(self._read, self._pending, timeout, self._where)
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise DeviceError(f"{self._where}: it did not end within {END_SECONDS:.0f} s and was killed") from None
+
+    def end_input(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def errors(self) -> str:
+        if self._process.poll() is not None:
+            self._drain.join(1.0)
+        return printable(bytes(self._tail), TAIL_LIMIT)
+
+    def release(self) -> None:
+        """Kill it if it still runs, and close its pipes."""
+        self.kill()
+        self.end_input()
+        self._output.close()
+        self._drain.join(1.0)
+        if not self._drain.is_alive() and self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _read(self, timeout: float) -> bytes:
+        if not self._poll.poll(timeout * 1000):
+            raise TimeoutError
+        return os.read(self._output.fileno(), CHUNK)
+
+
+class LocalConnection:
+    """This machine; see `edgekd.runners.connection.Connection`.
+
+    home: an absolute folder. prefix: what stands before every program, such as an emulator and its options.
+    """
+
+    def __init__(self, name: str, architecture: str, home: Path, prefix: Sequence[str] = ()) -> None:
+        self.name, self.architecture, self.home = name, architecture, str(home)
+        self._prefix = tuple(prefix)
+        self._started: list[LocalProcess] = []
+
+    def push(self, source: Path, target: str) -> None:
+        place = Path(target)
+        with self._told(f"{place} cannot be written"):
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(source, place)
+                place.chmod(0o700 if os.access(source, os.X_OK) else 0o600)
+            except BaseException:
+                place.unlink(missing_ok=True)
+                raise
+
+    def pull(self, source: str, target: Path, limit: int) -> None:
+        with self._told(f"{source} cannot be fetched"), tempfile.TemporaryDirectory(dir=target.parent) as aside:
+            half = Path(aside) / target.name
+            with Path(source).open("rb") as reader, half.open("wb") as writer:
+                left = limit
+                while chunk := reader.read(min(CHUNK, left + 1)):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise DeviceError(f"{self.name}: {source} is longer than the {limit} bytes that were announced")
+                    writer.write(chunk)
+            half.replace(target)
+
+    def size(self, path: str) -> int | None:
+        with self._told(f"{path} cannot be looked at"):
+            try:
+                return Path(path).stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def move(self, source: str, target: str) -> None:
+        with self._told(f"{source} cannot be moved to {target}"):
+            Path(target).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(source).replace(target)
+
+    def start(self, argv: Sequence[str], environment: Mapping[str, str] = NO_ENVIRONMENT) -> LocalProcess:
+        with self._told(f"{argv[0]} cannot be started"):
+            process = subprocess.Popen(
+                [*self._prefix, *argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._started.append(LocalProcess(process, self.name))
+        return self._started[-1]
+
+    def close(self) -> None:
+        while self._started:
+            self._started.pop().release()
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DeviceError(f"{self.name}: {what}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def connect(profile: DeviceProfile) -> Iterator[Connection]:
+    """This machine, with its files in `device` below the cache."""
+    machine = platform.machine()
+    known = [name for name, those in MACHINES.items() if machine in those]
+    if not known:
+        raise DeviceError(f"this machine: nothing is built for {machine}; known: {', '.join(MACHINES)}")
+    connection = LocalConnection("this machine", profile.architecture or known[0], cache_dir() / "device")
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,55 @@
+"""Lines out of a program's output, and text from a device made fit to print. What comes in is not trusted."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from edgekd.errors import DeviceError
+
+LINE_LIMIT = 1 << 24
+TAIL_LIMIT = 1 << 12
+TEXT_LIMIT = 300
+
+
+def split_lines(read: Callable[[float], bytes], pending: bytearray, timeout: float, where: str) -> Iterator[bytes]:
+    """Lines without their end. `read` waits that many seconds at most: no bytes at the end, TimeoutError if none came.
+
+    pending: bytes that were read and not yet given; the rest stays there. The last line may lack its end.
+    Raises DeviceError, named by `where`, if a line is longer than 16 MiB or takes longer than `timeout` seconds.
+    """
+    while True:
+        deadline = time.monotonic() + timeout
+        searched = 0
+        while (end := pending.find(b"\n", searched)) < 0:
+            searched = len(pending)
+            if searched > LINE_LIMIT:
+                raise DeviceError(f"{where}: it printed {searched} bytes without an end of line; that is no agent's")
+            try:
+                chunk = read(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise DeviceError(
+                    f"{where}: no answer within {timeout:.0f} s; see what the device is busy with"
+                ) from None
+            if not chunk:
+                if pending:
+                    yield bytes(pending)
+                    pending.clear()
+                return
+            pending += chunk
+        line = bytes(pending[:end])
+        del pending[: end + 1]
+        yield line
+
+
+def keep_tail(read: Callable[[], bytes], tail: bytearray) -> None:
+    """Read to the end and keep the last 4 KiB in `tail`."""
+    while chunk := read():
+        tail += chunk
+        del tail[:-TAIL_LIMIT]
+
+
+def printable(text: str | bytes, limit: int = TEXT_LIMIT) -> str:
+    """Text from a device as one line, without control characters, cut to `limit` characters."""
+    if isinstance(text, bytes):
+        text = text[: 4 * limit].decode("utf-8", "replace")
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
