@@ -129,7 +129,7 @@ class Runs:
 class ModelOutcome:
     """What was seen of one model. base_bytes: memory before it was loaded; samples: that its outputs hold."""
 
-    base_bytes: int
+    base_bytes: int | None
     load_ns: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -173,14 +173,17 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job brought. waited: another job had the device before; readings: one for each sensor of the job."""
+    """What a job brought. waited: another job had the device before; readings: one for each sensor of the job.
+
+    peak_bytes: memory of the whole process at the end of the warm-up; arena_bytes: what the runtime says it uses.
+    """
 
     waited: bool
     before: State
     after: State
     models: tuple[ModelOutcome, ...]
     phases: tuple[Phase, ...]
-    peak_bytes: int
+    peak_bytes: int | None
     arena_bytes: int | None
     readings: tuple[Readings, ...]
 
@@ -195,7 +198,7 @@ class Description:
     page_size: int
     cores: int
     cpu: str
-    memory_bytes: int
+    memory_bytes: int | None
     sensors: Mapping[str, str]
 
 
@@ -313,7 +316,7 @@ def parse_description(lines: Iterable[bytes], where: str = "device") -> Descript
         page_size=event.whole("page_size"),
         cores=event.whole("cores"),
         cpu=printable(event.text_or_none("cpu") or "unknown"),
-        memory_bytes=event.whole("memory_bytes"),
+        memory_bytes=event.whole_or_none("memory_bytes"),
         sensors=event.texts("sensors", SENSORS_LIMIT),
     )
 
@@ -352,7 +355,7 @@ def parse_events(lines: Iterable[bytes], models: int = 1, sensors: int = 0, wher
 
 @dataclass
 class _Model:
-    base_bytes: int
+    base_bytes: int | None
     load_ns: int | None = None
     tensors: dict[str, list[Tensor]] = field(default_factory=lambda: {"input": [], "output": []})
     samples: int | None = None
@@ -363,13 +366,12 @@ class _Reading:
     """The events so far, each checked against those before it."""
 
     def __init__(self, models: int, sensors: int) -> None:
-        self.bases: list[int] = []
         self.models: dict[int, _Model] = {}
         self.expected, self.sensors = models, sensors
         self.waited = False
         self.states: dict[str, State] = {}
         self.phases: list[Phase] = []
-        self.memory: tuple[int, int | None] | None = None
+        self.memory: tuple[int | None, int | None] | None = None
         self.count = self.sum_ns = self.reading_count = 0
         self.times: list[list[int]] = [[] for _ in range(sensors)]
         self.values: list[list[int]] = [[] for _ in range(sensors)]
@@ -393,18 +395,22 @@ class _Reading:
         )
 
     def base(self, event: Event) -> None:
-        if len(self.bases) == self.expected:
-            raise event.refuse("there are not that many models")
-        self.bases.append(event.whole("bytes"))
+        number = event.whole("model", self.expected - 1)
+        if number in self.models:
+            raise event.refuse("it came twice")
+        self.models[number] = _Model(event.whole_or_none("bytes"))
 
     def load(self, event: Event) -> None:
-        number = event.whole("model", self.expected - 1)
-        if number in self.models or len(self.models) >= len(self.bases):
-            raise event.refuse("it is out of order")
-        self.models[number] = _Model(self.bases[len(self.models)], event.whole("ns"))
+        model = self._model(event)
+        if model.load_ns is not None:
+            raise event.refuse("it came twice")
+        model.load_ns = event.whole("ns")
 
     def tensor(self, event: Event) -> None:
-        tensors = self._model(event).tensors.get(event.text("kind"))
+        model = self._model(event)
+        if model.load_ns is None or model.samples is not None:
+            raise event.refuse("it is out of order")
+        tensors = model.tensors.get(event.text("kind"))
         if tensors is None or event.whole("index") != len(tensors) or len(tensors) == TENSORS_LIMIT:
             raise event.refuse("'kind' or 'index' is not the next one's")
         dtype = event.text("dtype")
@@ -417,8 +423,8 @@ class _Reading:
 
     def outputs(self, event: Event) -> None:
         model = self._model(event)
-        if model.samples is not None:
-            raise event.refuse("it came twice")
+        if model.load_ns is None or model.samples is not None:
+            raise event.refuse("it is out of order")
         model.samples = event.whole("samples")
 
     def phase(self, event: Event) -> None:
@@ -435,7 +441,7 @@ class _Reading:
     def peak(self, event: Event) -> None:
         if self.memory is not None:
             raise event.refuse("it came twice")
-        self.memory = event.whole("peak_bytes"), event.whole_or_none("arena_bytes")
+        self.memory = event.whole_or_none("peak_bytes"), event.whole_or_none("arena_bytes")
 
     def run(self, event: Event) -> None:
         model, block, start = self._model(event), event.whole_or_none("block"), event.whole("start_ns")
@@ -469,7 +475,9 @@ class _Reading:
         self.lost[sensor] = event.whole("time_ns")
 
     def end(self, event: Event) -> None:
-        whole = len(self.models) == self.expected and all(model.runs for model in self.models.values())
+        whole = len(self.models) == self.expected and all(
+            model.runs and model.load_ns is not None for model in self.models.values()
+        )
         if not whole or self.memory is None or set(self.states) != {"before", "after"}:
             raise event.refuse("it came before all was told")
 
@@ -492,7 +500,7 @@ class _Reading:
     def _model(self, event: Event) -> _Model:
         number = event.whole("model", self.expected - 1)
         if number not in self.models:
-            raise event.refuse("it is of a model that was not loaded")
+            raise event.refuse("it is of a model that was not begun")
         return self.models[number]
 
     def _sensor(self, event: Event) -> int:

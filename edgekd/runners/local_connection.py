@@ -92,7 +92,7 @@ class LocalConnection:
     def push(self, source: Path, target: str) -> None:
         place = Path(target)
         with self._told(f"{place} cannot be written"):
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folders(place)
             try:
                 shutil.copyfile(source, place)
                 place.chmod(0o700 if os.access(source, os.X_OK) else 0o600)
@@ -121,7 +121,7 @@ class LocalConnection:
 
     def move(self, source: str, target: str) -> None:
         with self._told(f"{source} cannot be moved to {target}"):
-            Path(target).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folders(Path(target))
             Path(source).replace(target)
 
     def start(self, argv: Sequence[str], environment: Mapping[str, str] = NO_ENVIRONMENT) -> LocalProcess:
@@ -147,6 +147,12 @@ class LocalConnection:
             yield
         except OSError as error:
             raise DeviceError(f"{self.name}: {what}: {error.strerror or error}") from None
+
+
+def _make_folders(file: Path) -> None:
+    """The folders above `file`, those that are missing for this user alone."""
+    for folder in reversed(file.parents):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,9 @@ END_SECONDS = 30.0
 ASK_EVERY_SECONDS = 5.0
 PATIENCE_SECONDS = 10.0
 """How long a device may leave the question unanswered whether it is still there."""
+TELL_NUMBER = 'echo $$; exec "$@"'
+"""A shell that tells its process number and becomes the program: a server need not pass signals on, so we send them."""
+NUMBER_DIGITS = 10
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 FAILURES = (OSError, EOFError, paramiko.SSHException)
@@ -85,6 +88,12 @@ class SshProcess:
             target=keep_tail, args=(lambda: channel.recv_stderr(CHUNK), self._tail), daemon=True
         )
         self._drain.start()
+        first = next(self.lines(CONNECT_SECONDS), b"")
+        if not first.isdigit() or len(first) > NUMBER_DIGITS:
+            said = printable(first) or self.errors() or "nothing"
+            channel.close()
+            raise DeviceError(f"{where}: no program can be started, its shell says: {said}; mend the login there")
+        self._number = int(first)
 
     def lines(self, timeout: float) -> Iterator[bytes]:
         return split_lines(self._read, self._pending, timeout, self._where)
@@ -103,16 +112,12 @@ class SshProcess:
             self._channel.shutdown_write()
 
     def kill(self) -> None:
-        """Ask the server for the signal, which it may refuse, and close the program's pipes in any case."""
         with contextlib.suppress(*FAILURES):
-            if not self._channel.closed:
-                request = paramiko.Message()
-                request.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
-                request.add_int(self._channel.remote_chanid)
-                request.add_string("signal")
-                request.add_boolean(False)
-                request.add_string("KILL")
-                self._channel.get_transport()._send_user_message(request)
+            if not self._channel.exit_status_ready():
+                killer = self._channel.get_transport().open_session(timeout=CONNECT_SECONDS)
+                killer.exec_command(f"kill -KILL {self._number}")
+                killer.status_event.wait(CONNECT_SECONDS)
+                killer.close()
             self._channel.close()
 
     def errors(self) -> str:
@@ -183,7 +188,7 @@ class SshConnection:
         setting = ["env", *(f"{name}={value}" for name, value in environment.items())] if environment else []
         with self._told(f"{argv[0]} cannot be started"):
             channel = self._transport.open_session(timeout=CONNECT_SECONDS)
-            channel.exec_command(f"exec {shlex.join([*setting, *argv])}")
+            channel.exec_command(shlex.join(["sh", "-c", TELL_NUMBER, "sh", *setting, *argv]))
         return SshProcess(channel, self.name)
 
     def close(self) -> None:
