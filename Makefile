@@ -8,7 +8,7 @@ demo: $(INSTALLED)
 	$(BIN)/edgekd build --recipe digits --target tflite-arm
 
 test: $(INSTALLED)
-	scripts/system-packages chromium
+	scripts/system-packages chromium openssh-server
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -565,7 +565,9 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
             raise ValueError
     except (ValueError, RecursionError):
         what = printable(line, 60) or "an empty line"
-        raise DeviceError(f"{where}: it printed what is not an event of edgekd's agent: {what}") from None
+        raise DeviceError(
+            f"{where}: it printed what is not an event of edgekd's agent: {what}; see what its login prints"
+        ) from None
     return values
 
 

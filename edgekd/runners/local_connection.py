@@ -108,7 +108,9 @@ class LocalConnection:
                 while chunk := reader.read(min(CHUNK, left + 1)):
                     left -= len(chunk)
                     if left < 0:
-                        raise DeviceError(f"{self.name}: {source} is longer than the {limit} bytes that were announced")
+                        raise DeviceError(
+                            f"{self.name}: {source} is longer than the {limit} bytes announced; run it again"
+                        )
                     writer.write(chunk)
             half.replace(target)
 

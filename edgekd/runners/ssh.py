@@ -168,7 +168,9 @@ class SshConnection:
                 while chunk := reader.read(min(CHUNK, left + 1)):
                     left -= len(chunk)
                     if left < 0:
-                        raise DeviceError(f"{self.name}: {source} is longer than the {limit} bytes that were announced")
+                        raise DeviceError(
+                            f"{self.name}: {source} is longer than the {limit} bytes announced; run it again"
+                        )
                     writer.write(chunk)
             half.replace(target)
 
@@ -306,9 +308,12 @@ def _enter(client: paramiko.SSHClient, host: str, port: int, keys: _Keys, known:
             raise DeviceError(f"{name}: {file} cannot be read as known hosts: {first_line(error)}") from None
     listed, place = (host if port == PORT else f"[{host}]:{port}"), shlex.quote(str(known[0]))
     try:
+        line = socket.create_connection((host, port), CONNECT_SECONDS)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.connect(
             host,
             port,
+            sock=line,
             timeout=CONNECT_SECONDS,
             banner_timeout=CONNECT_SECONDS,
             auth_timeout=CONNECT_SECONDS,

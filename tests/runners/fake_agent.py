@@ -77,6 +77,7 @@ def run(file: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        (folder.parent.parent / "waiting").touch()
         tell("waiting")
         fcntl.flock(lock, fcntl.LOCK_EX)
     model = (folder / job["model"]).read_bytes()

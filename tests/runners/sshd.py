@@ -101,6 +101,7 @@ def serve(folder: Path, keys: Keys, before: str = "", force: str | None = None) 
         "PidFile none",
         "MaxStartups 100",
         f"Subsystem sftp {SFTP}",
+        f'SetEnv "HOME={home}"',
         *([f"ForceCommand {force}"] if force else []),
     )
     configuration.write_text("\n".join(lines) + "\n")
@@ -124,7 +125,6 @@ def _ours(folder: Path, home: Path, before: str) -> Path:
     lines = (
         "#!/bin/sh",
         f"cd {shlex.quote(str(home))} || exit 1",
-        f"export HOME={shlex.quote(str(home))}",
         before,
         f'case "$SSH_ORIGINAL_COMMAND" in {SFTP}*) exec {SFTP} ;; esac',
         f'exec {shutil.which("sh")} -c "$SSH_ORIGINAL_COMMAND"',
