@@ -265,9 +265,11 @@ def test_a_device_without_space(tmp_path: Path, keys: Keys, fake_agent: Path, mo
     with ExitStack() as stack:
         limited = "trap '' XFSZ; ulimit -f 16"
         server = stack.enter_context(serve(tmp_path / "device", keys, before=limited))
-        files = model_of(tmp_path)
-        message = refused(lambda: run_once(server, fake_agent, library, files))
-        assert "cannot be written" in message
+        files, agent = model_of(tmp_path), tmp_path / "agent"
+        agent.write_bytes(fake_agent.read_bytes() + b"#" * (1 << 20))
+        assert "cannot be written" in refused(lambda: run_once(server, agent, library, files))
+        assert not [path for path in server.home.rglob("*") if path.is_file()]
+        assert "cannot be written" in refused(lambda: run_once(server, fake_agent, library, files))
         assert folders(server) == []
         assert not list(server.home.rglob("*.so"))
         other = stack.enter_context(serve(tmp_path / "full", keys))
@@ -324,6 +326,23 @@ def test_two_first_contacts_at_once(server: Server, fake_agent: Path, library: P
         runs = [pool.submit(run_once, server, fake_agent, library, model_of(place)) for place in places]
         assert all(run.result().models[0].ns.size == 2 for run in runs)
     assert folders(server) == []
+
+
+def test_an_agent_whose_folder_is_swept_on_its_way(fake_agent: Path, library: Path, tmp_path: Path) -> None:
+    """By a session that began at the same moment, and put the agent there itself."""
+
+    def held_at_once(connection: LocalConnection) -> None:
+        with hold(connection, fake_agent, finder(library)):
+            pass
+        connection.close()
+
+    class Slower(LocalConnection):
+        def move(self, source: str, target: str) -> None:
+            held_at_once(LocalConnection("the other", HERE, tmp_path / "device"))
+            super().move(source, target)
+
+    held_at_once(Slower("this machine", HERE, tmp_path / "device"))
+    assert len(list((tmp_path / "device" / "agent").iterdir())) == 1
 
 
 def test_outputs_that_are_not_what_was_announced(
