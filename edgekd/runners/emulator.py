@@ -1,0 +1,126 @@
+"""An ARM processor in software (qemu-user): programs run over a small root folder, on the kernel of this machine.
+
+Its outputs are a device's; its times are not, and its memory contains the emulator.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from edgekd.cache import cache_dir, made
+from edgekd.config import STRICT
+from edgekd.errors import DependencyError
+from edgekd.runners.connection import Connection
+from edgekd.runners.local_connection import LocalConnection
+from edgekd.runners.sysroot import entry, host_architecture, unpack
+
+PACKAGE = "qemu-user-static"
+PROGRAMS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+HIDDEN = ("hwmon", "power_supply", "powercap", "thermal")
+"""Sensors of this machine that must not pass for the device's."""
+
+Cpu = Literal["cortex-a7", "cortex-a53", "cortex-a72"]
+
+# The runtimes read here which instructions they may use, and crash on what an x86 kernel says.
+CPUINFO = """\
+processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: {features}
+CPU implementer\t: 0x41
+CPU architecture: {architecture}
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: {revision}
+
+"""
+FEATURES = {
+    "armv7": "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm",
+    "aarch64": "fp asimd evtstrm crc32 cpuid",
+}
+CPUS: dict[Cpu, tuple[str, str, int]] = {
+    "cortex-a7": ("armv7", "0xc07", 5),
+    "cortex-a53": ("aarch64", "0xd03", 4),
+    "cortex-a72": ("aarch64", "0xd08", 3),
+}
+"""Architecture, part number and revision, as the kernels of boards with these processors tell them."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EmulatorSettings:
+    """The processor that is emulated, and the Debian packages that its root is made of."""
+
+    cpu: Cpu
+    packages: tuple[str, ...] = ("libstdc++6",)
+
+    @property
+    def architecture(self) -> str:
+        return CPUS[self.cpu][0]
+
+
+def prepare(settings: EmulatorSettings) -> None:
+    """Fetch the emulator and make the root, where they are not there yet. Raises DependencyError."""
+    made(_programs(), _fetch_programs)
+    made(root(settings), lambda aside: _make_root(settings, aside))
+
+
+def is_prepared(settings: EmulatorSettings) -> bool:
+    return _programs().is_dir() and root(settings).is_dir()
+
+
+def root(settings: EmulatorSettings) -> Path:
+    """Where the root of the emulated device is, or will be."""
+    return cache_dir() / "roots" / entry(settings.cpu, settings.packages)
+
+
+def connection(name: str, settings: EmulatorSettings, place: Path) -> LocalConnection:
+    """The device over the root in `place`; absolute paths that are not in the root are this machine's."""
+    program = _programs() / PROGRAMS[settings.architecture]
+    prefix = (str(program), "-cpu", settings.cpu, "-U", "LD_PRELOAD", "-L", str(place))
+    return LocalConnection(name, settings.architecture, cache_dir() / "emulated" / settings.cpu, prefix)
+
+
+@contextmanager
+def connect(name: str, settings: EmulatorSettings) -> Iterator[Connection]:
+    """The emulated device; raises DependencyError, with the command that mends it, where it is not set up."""
+    if not is_prepared(settings):
+        raise DependencyError(f"{name} is not set up; run: edgekd devices setup {name}")
+    device = connection(name, settings, root(settings))
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+def _programs() -> Path:
+    return cache_dir() / "tools" / "qemu-user"
+
+
+def _fetch_programs(folder: Path) -> None:
+    unpacked = folder.with_suffix(".root")
+    shutil.rmtree(unpacked, ignore_errors=True)
+    try:
+        unpack(host_architecture(), [PACKAGE], unpacked)
+        folder.mkdir()
+        for program in PROGRAMS.values():
+            places = [unpacked / "usr" / "bin" / name for name in (f"{program}-static", program)]
+            found = next((place for place in places if place.is_file()), None)
+            if found is None:
+                raise DependencyError(f"Debian's {PACKAGE} has no {program} here; tell us which release this is")
+            found.rename(folder / program)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _make_root(settings: EmulatorSettings, folder: Path) -> None:
+    unpack(settings.architecture, settings.packages, folder)
+    architecture, part, revision = CPUS[settings.cpu]
+    number = 7 if architecture == "armv7" else 8
+    text = CPUINFO.format(features=FEATURES[architecture], architecture=number, part=part, revision=revision)
+    (folder / "proc").mkdir()
+    (folder / "proc" / "cpuinfo").write_text(text)
+    for name in HIDDEN:
+        (folder / "sys" / "class" / name).mkdir(parents=True)
