@@ -3,7 +3,6 @@
 Its outputs are a device's; its times are not, and its memory contains the emulator.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from edgekd.config import STRICT
 from edgekd.errors import DependencyError
 from edgekd.runners.connection import Connection
 from edgekd.runners.local_connection import LocalConnection
-from edgekd.runners.sysroot import entry, host_architecture, unpack
+from edgekd.runners.sysroot import entry, host_architecture, unpack, unpacked
 
 PACKAGE = "qemu-user-static"
 PROGRAMS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
@@ -100,19 +99,14 @@ def _programs() -> Path:
 
 
 def _fetch_programs(folder: Path) -> None:
-    unpacked = folder.with_suffix(".root")
-    shutil.rmtree(unpacked, ignore_errors=True)
-    try:
-        unpack(host_architecture(), [PACKAGE], unpacked)
+    with unpacked(host_architecture(), [PACKAGE]) as place:
         folder.mkdir()
         for program in PROGRAMS.values():
-            places = [unpacked / "usr" / "bin" / name for name in (f"{program}-static", program)]
-            found = next((place for place in places if place.is_file()), None)
+            files = [place / "usr" / "bin" / name for name in (f"{program}-static", program)]
+            found = next((file for file in files if file.is_file()), None)
             if found is None:
-                raise DependencyError(f"Debian's {PACKAGE} has no {program} here; tell us which release this is")
+                raise DependencyError(f"Debian's {PACKAGE} has no {program} in this release; use Debian 12")
             found.rename(folder / program)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _make_root(settings: EmulatorSettings, folder: Path) -> None:

@@ -7,7 +7,8 @@ import hashlib
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -86,6 +87,18 @@ def unpack(architecture: str, packages: Sequence[str], folder: Path) -> None:
         if (folder / "usr" / name).is_dir() and not (folder / name).exists():
             (folder / name).symlink_to(f"usr/{name}")
     shutil.rmtree(archives)
+
+
+@contextmanager
+def unpacked(architecture: str, packages: Sequence[str]) -> Iterator[Path]:
+    """The same for a moment, to take a few files out. One process at a time may ask for the same packages."""
+    folder = cache_dir() / "apt" / f"{entry(architecture, packages)}.root"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        unpack(architecture, packages, folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(architecture: str, packages: Sequence[str], archives: Path) -> None:
