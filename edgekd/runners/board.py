@@ -14,20 +14,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from edgekd.cache import cache_dir, made
-from edgekd.config import STRICT
-from edgekd.errors import DependencyError, DeviceError
+from edgekd.config import nearest
+from edgekd.device import DeviceProfile
+from edgekd.errors import DependencyError, DeviceError, UsageError
+from edgekd.runners.connection import Connection
 from edgekd.runners.cpio import Content, archive
 from edgekd.runners.streams import printable
 from edgekd.runners.sysroot import entry, host_architecture, is_there, sysroot, unpacked
 
 ARCHITECTURE = "aarch64"
+CPUS = ("cortex-a53", "cortex-a72")
+MEMORY = 1024
+"""MiB; the board's files are in it too."""
 EMULATOR_PACKAGES = ("qemu-system-arm",)
 KERNEL_PACKAGES = ("linux-image-cloud-arm64",)
 ROOT_PACKAGES = ("busybox-static", "dropbear-bin", "libstdc++6", "openssh-sftp-server")
@@ -47,7 +49,7 @@ READY = "edgekd board is ready"
 BOOT_SECONDS = 180.0
 LOOK_SECONDS = 0.05
 ATTEMPTS = 5
-USER = "root"
+HOST, USER = "127.0.0.1", "root"
 
 INIT = f"""\
 #!/bin/sh
@@ -85,18 +87,16 @@ kill $watch 2>/dev/null
 """
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class BoardSettings:
-    """The board that is emulated. memory: MiB; icount: its clock counts instructions, 2 ns each, on one core."""
+    """The board that is emulated.
 
-    cpu: Literal["cortex-a53", "cortex-a72"]
-    cores: Annotated[int, Field(ge=1, le=8)] = 2
-    memory: Annotated[int, Field(ge=256)] = 1024
-    icount: bool = False
+    cpu: one of CPUS. icount: its clock counts the instructions of its only core, 2 to this power nanoseconds each;
+    None: two cores, and the clock of this machine.
+    """
 
-    def __post_init__(self) -> None:
-        if self.icount and self.cores != 1:
-            raise ValueError("icount: counts the instructions of one core; set cores = 1")
+    cpu: str
+    icount: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,29 @@ class Board:
     port: int
     identity: Path
     known_hosts: Path
+
+
+def settings_of(profile: DeviceProfile) -> BoardSettings:
+    """The settings in a profile; raises UsageError for what this board cannot be."""
+    assert profile.board is not None
+    cpu = profile.board.cpu
+    if cpu not in CPUS:
+        raise UsageError(f"{profile.title}: board.cpu: '{cpu}' is not known; {nearest(cpu, CPUS)}")
+    if profile.architecture != ARCHITECTURE:
+        raise UsageError(f"{profile.title}: architecture: a board is {ARCHITECTURE}, not {profile.architecture}")
+    if profile.board.packages:
+        raise UsageError(f"{profile.title}: board.packages: a board's root is fixed; remove the key")
+    return BoardSettings(cpu, profile.board.icount)
+
+
+@contextmanager
+def connect(profile: DeviceProfile) -> Iterator[Connection]:
+    """Boot the board and reach it; raises as `running` does, and DeviceError where ssh does not get in."""
+    from edgekd.runners.ssh import connect_to
+
+    with running(profile.title, settings_of(profile)) as board:
+        with connect_to(HOST, board.port, USER, board.identity, board.known_hosts, ARCHITECTURE) as connection:
+            yield connection
 
 
 def prepare() -> None:
@@ -128,7 +151,7 @@ def running(name: str, settings: BoardSettings) -> Iterator[Board]:
     Raises DependencyError where it is not set up, DeviceError, with what it said last, where it does not boot.
     """
     if not is_prepared():
-        raise DependencyError(f"{name} is not set up; run: edgekd devices setup {name}")
+        raise DependencyError(f"{name}: not set up yet; run: edgekd devices setup, with the device's name")
     with tempfile.TemporaryDirectory(prefix="edgekd-board-") as place:
         folder = Path(place)
         for _ in range(ATTEMPTS):
@@ -137,10 +160,10 @@ def running(name: str, settings: BoardSettings) -> Iterator[Board]:
                 if not _wait(name, guard, folder):
                     continue
                 key = (_home() / "host_key.pub").read_text()
-                (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {key}")
+                (folder / "known_hosts").write_text(f"[{HOST}]:{port} {key}")
                 yield Board(port, _home() / "user_key", folder / "known_hosts")
                 return
-    raise DeviceError(f"{name}: no free port was found on 127.0.0.1 in {ATTEMPTS} attempts; try again")
+    raise DeviceError(f"{name}: no free port was found on {HOST} in {ATTEMPTS} attempts; try again")
 
 
 @contextmanager
@@ -186,14 +209,14 @@ def _command(settings: BoardSettings, port: int, console: Path) -> list[str]:
     # Its own loader and C library: it runs whatever release this machine has.
     command = [str(loader), "--library-path", ":".join(folders), str(tools / "usr" / "bin" / "qemu-system-aarch64")]
     command += ["-L", str(tools / "usr" / "share" / "qemu"), "-nodefaults", "-display", "none", "-no-reboot"]
-    command += ["-machine", "virt", "-cpu", settings.cpu, "-smp", str(settings.cores), "-m", str(settings.memory)]
+    command += ["-machine", "virt", "-cpu", settings.cpu, "-m", str(MEMORY)]
     command += ["-kernel", str(_home() / "kernel"), "-initrd", str(_home() / "root.gz")]
     command += ["-append", "console=ttyAMA0 quiet panic=-1 nokaslr", "-serial", f"file:{console}"]
-    command += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"]
+    command += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:{HOST}:{port}-:22"]
     command += ["-device", "virtio-net-pci,netdev=net,romfile="]
-    if settings.icount:
-        command += ["-icount", "shift=1,sleep=off"]
-    return command
+    if settings.icount is None:
+        return [*command, "-smp", "2"]
+    return [*command, "-smp", "1", "-icount", f"shift={settings.icount},sleep=off"]
 
 
 def _home() -> Path:
@@ -270,7 +293,7 @@ def _text_of(content: bytes) -> bytes:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
     return port
 

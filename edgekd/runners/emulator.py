@@ -5,24 +5,23 @@ Its outputs are a device's; its times are not, and its memory contains the emula
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from pydantic.dataclasses import dataclass
 
 from edgekd.cache import cache_dir, made
-from edgekd.config import STRICT
-from edgekd.errors import DependencyError
+from edgekd.config import nearest
+from edgekd.device import DeviceProfile
+from edgekd.errors import DependencyError, UsageError
 from edgekd.runners.connection import Connection
 from edgekd.runners.local_connection import LocalConnection
 from edgekd.runners.sysroot import entry, host_architecture, unpack, unpacked
 
 PACKAGE = "qemu-user-static"
+ROOT_PACKAGES = ("libstdc++6",)
+"""What every root holds: the C and C++ libraries."""
 PROGRAMS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 HIDDEN = ("hwmon", "power_supply", "powercap", "thermal")
 """Sensors of this machine that must not pass for the device's."""
-
-Cpu = Literal["cortex-a7", "cortex-a53", "cortex-a72"]
 
 # The runtimes read here which instructions they may use, and crash on what an x86 kernel says.
 CPUINFO = """\
@@ -40,7 +39,7 @@ FEATURES = {
     "armv7": "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm",
     "aarch64": "fp asimd evtstrm crc32 cpuid",
 }
-CPUS: dict[Cpu, tuple[str, str, int]] = {
+CPUS: dict[str, tuple[str, str, int]] = {
     "cortex-a7": ("armv7", "0xc07", 5),
     "cortex-a53": ("aarch64", "0xd03", 4),
     "cortex-a72": ("aarch64", "0xd08", 3),
@@ -48,16 +47,27 @@ CPUS: dict[Cpu, tuple[str, str, int]] = {
 """Architecture, part number and revision, as the kernels of boards with these processors tell them."""
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class EmulatorSettings:
-    """The processor that is emulated, and the Debian packages that its root is made of."""
+    """The processor that is emulated, one of CPUS, and Debian packages that its root holds besides ROOT_PACKAGES."""
 
-    cpu: Cpu
-    packages: tuple[str, ...] = ("libstdc++6",)
+    cpu: str
+    packages: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
         return CPUS[self.cpu][0]
+
+
+def settings_of(profile: DeviceProfile) -> EmulatorSettings:
+    """The settings in a profile; raises UsageError for a processor that is not known or of another architecture."""
+    assert profile.emulator is not None
+    cpu = profile.emulator.cpu
+    if cpu not in CPUS:
+        raise UsageError(f"{profile.title}: emulator.cpu: '{cpu}' is not known; {nearest(cpu, CPUS)}")
+    if CPUS[cpu][0] != profile.architecture:
+        raise UsageError(f"{profile.title}: emulator.cpu: {cpu} is {CPUS[cpu][0]}, not {profile.architecture}")
+    return EmulatorSettings(cpu, profile.emulator.packages)
 
 
 def prepare(settings: EmulatorSettings) -> None:
@@ -72,7 +82,7 @@ def is_prepared(settings: EmulatorSettings) -> bool:
 
 def root(settings: EmulatorSettings) -> Path:
     """Where the root of the emulated device is, or will be."""
-    return cache_dir() / "roots" / entry(settings.cpu, settings.packages)
+    return cache_dir() / "roots" / entry(settings.cpu, (*ROOT_PACKAGES, *settings.packages))
 
 
 def connection(name: str, settings: EmulatorSettings, place: Path) -> LocalConnection:
@@ -83,11 +93,12 @@ def connection(name: str, settings: EmulatorSettings, place: Path) -> LocalConne
 
 
 @contextmanager
-def connect(name: str, settings: EmulatorSettings) -> Iterator[Connection]:
-    """The emulated device; raises DependencyError, with the command that mends it, where it is not set up."""
+def connect(profile: DeviceProfile) -> Iterator[Connection]:
+    """The emulated device; raises DependencyError, with what mends it, where it is not set up."""
+    settings = settings_of(profile)
     if not is_prepared(settings):
-        raise DependencyError(f"{name} is not set up; run: edgekd devices setup {name}")
-    device = connection(name, settings, root(settings))
+        raise DependencyError(f"{profile.title}: not set up yet; run: edgekd devices setup, with the device's name")
+    device = connection(profile.title, settings, root(settings))
     try:
         yield device
     finally:
@@ -110,11 +121,11 @@ def _fetch_programs(folder: Path) -> None:
 
 
 def _make_root(settings: EmulatorSettings, folder: Path) -> None:
-    unpack(settings.architecture, settings.packages, folder)
+    unpack(settings.architecture, (*ROOT_PACKAGES, *settings.packages), folder)
     architecture, part, revision = CPUS[settings.cpu]
     number = 7 if architecture == "armv7" else 8
     text = CPUINFO.format(features=FEATURES[architecture], architecture=number, part=part, revision=revision)
-    (folder / "proc").mkdir()
+    (folder / "proc").mkdir(exist_ok=True)
     (folder / "proc" / "cpuinfo").write_text(text)
     for name in HIDDEN:
-        (folder / "sys" / "class" / name).mkdir(parents=True)
+        (folder / "sys" / "class" / name).mkdir(parents=True, exist_ok=True)

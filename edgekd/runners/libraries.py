@@ -52,10 +52,14 @@ def libraries(runtime: str, architecture: str) -> tuple[Path, ...]:
     return tuple(home / Path(file).name for file in wheel.files)
 
 
+def runtimes(architecture: str) -> list[str]:
+    """The runtimes that have libraries for `architecture`."""
+    return [wheel.runtime for wheel in _wheels() if wheel.architecture == architecture]
+
+
 def find(runtime: str, architecture: str) -> Wheel:
     """The pinned wheel; raises DeviceError, with the architectures that have one, where there is none."""
-    file = DEVICES / "libraries" / "wheels.toml"
-    wheels = [wheel for wheel in read_config(Wheels, read_text(file), str(file)).wheel if wheel.runtime == runtime]
+    wheels = [wheel for wheel in _wheels() if wheel.runtime == runtime]
     for wheel in wheels:
         if wheel.architecture == architecture:
             return wheel
@@ -81,6 +85,11 @@ def unpack(archive: Path, wheel: Wheel, folder: Path) -> None:
                     shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, KeyError) as error:
         raise DependencyError(f"{archive.name}: not the wheel it should be: {first_line(error)}") from error
+
+
+def _wheels() -> tuple[Wheel, ...]:
+    file = DEVICES / "libraries" / "wheels.toml"
+    return read_config(Wheels, read_text(file), str(file)).wheel
 
 
 def _fetch(wheel: Wheel, folder: Path) -> None:

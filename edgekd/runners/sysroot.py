@@ -114,7 +114,7 @@ def _fetch(architecture: str, packages: Sequence[str], archives: Path) -> None:
         apt = ["apt-get", "--config-file", str(configuration), "--quiet=2"]
         # A source without this architecture makes `update` fail; whether the packages are there shows next.
         subprocess.run([*apt, "update"], capture_output=True, check=False)
-        fetch = [*apt, "install", "--yes", "--download-only", *packages]
+        fetch = [*apt, "install", "--yes", "--download-only", "--", *packages]
         _run(fetch, f"Debian's {' '.join(packages)} for {architecture} cannot be fetched")
 
 

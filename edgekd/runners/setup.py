@@ -1,0 +1,36 @@
+"""All that a device needs on this machine, fetched and built beforehand."""
+
+from collections.abc import Callable, Iterator
+
+from edgekd.device import DeviceProfile
+from edgekd.runners import board, emulator
+from edgekd.runners.libraries import libraries, runtimes
+from edgekd.runners.sysroot import host_architecture
+from edgekd.step import Progress, silent
+
+
+def setup(profile: DeviceProfile, progress: Progress = silent) -> None:
+    """Fetch and build what is not there yet; may be broken off and called again.
+
+    Raises DependencyError, with what is missing, where something cannot be had.
+    """
+    parts = list(_parts(profile))
+    for done, (note, make) in enumerate(parts):
+        progress(done, len(parts), note)
+        make()
+    progress(len(parts), len(parts))
+
+
+def _parts(profile: DeviceProfile) -> Iterator[tuple[str, Callable[[], object]]]:
+    from edgekd.runners.agent import build_agent
+
+    if profile.runner == "emulator":
+        settings = emulator.settings_of(profile)
+        yield "emulator and its root", lambda: emulator.prepare(settings)
+    elif profile.runner == "board":
+        board.settings_of(profile)
+        yield "emulator, kernel and root", board.prepare
+    architecture = profile.architecture or host_architecture()
+    yield "agent", lambda: build_agent(architecture)
+    for runtime in runtimes(architecture):
+        yield runtime, lambda runtime=runtime: libraries(runtime, architecture)  # type: ignore[misc]
