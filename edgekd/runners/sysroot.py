@@ -38,7 +38,7 @@ APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
-Acquire::Retries "3";
+Acquire::Retries "2";
 Debug::NoLocking "true";
 Dir::State "{state}";
 Dir::State::lists "{state}/lists";
@@ -82,7 +82,10 @@ def unpack(architecture: str, packages: Sequence[str], folder: Path) -> None:
     _fetch(architecture, packages, archives)
     folder.mkdir()
     for archive in sorted(archives.glob("*.deb")):
-        _run(["dpkg-deb", "--extract", str(archive), str(folder)], f"{archive.name} cannot be unpacked")
+        failed, reason = _run(["dpkg-deb", "--extract", str(archive), str(folder)])
+        if failed:
+            archive.unlink()
+            raise DependencyError(f"{archive.name} cannot be unpacked: {reason}; set it up again")
     for name in MERGED:
         if (folder / "usr" / name).is_dir() and not (folder / name).exists():
             (folder / name).symlink_to(f"usr/{name}")
@@ -113,17 +116,19 @@ def _fetch(architecture: str, packages: Sequence[str], archives: Path) -> None:
         )
         apt = ["apt-get", "--config-file", str(configuration), "--quiet=2"]
         # A source without this architecture makes `update` fail; whether the packages are there shows next.
-        subprocess.run([*apt, "update"], capture_output=True, check=False)
-        fetch = [*apt, "install", "--yes", "--download-only", "--", *packages]
-        _run(fetch, f"Debian's {' '.join(packages)} for {architecture} cannot be fetched")
+        _, complaint = _run([*apt, "update"])
+        failed, reason = _run([*apt, "install", "--yes", "--download-only", "--", *packages])
+    if failed:
+        reason += f" ({complaint})" if complaint else ""
+        raise DependencyError(f"Debian's {' '.join(packages)} for {architecture} cannot be fetched: {reason}")
 
 
-def _run(command: list[str], failure: str) -> None:
+def _run(command: list[str]) -> tuple[bool, str]:
+    """Whether a program failed, and the first line of what it complained about."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line.removeprefix("E:").strip() for line in lines if line.startswith("E:")]
-        raise DependencyError(f"{failure}: {next(iter(errors), lines[-1] if lines else f'{command[0]} said nothing')}")
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    complaints = [line[2:].strip() for line in lines if line.startswith(("E:", "W:"))]
+    return done.returncode != 0, next(iter(complaints or lines), "")
 
 
 def entry(label: str, packages: Sequence[str]) -> str:
