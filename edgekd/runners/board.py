@@ -4,7 +4,6 @@ It is started for a connection and ends with it, whatever happens to the process
 clock counts instructions, so that a time repeats from boot to boot; it is no real device's.
 """
 
-import base64
 import contextlib
 import lzma
 import shutil
@@ -32,7 +31,7 @@ MEMORY = 1024
 """MiB; the board's files are in it too."""
 EMULATOR_PACKAGES = ("qemu-system-arm",)
 KERNEL_PACKAGES = ("linux-image-cloud-arm64",)
-ROOT_PACKAGES = ("busybox-static", "dropbear-bin", "libstdc++6", "openssh-sftp-server")
+ROOT_PACKAGES = ("busybox-static", "libstdc++6", "openssh-server")
 MODULES = (
     "failover",
     "net_failover",
@@ -44,7 +43,6 @@ MODULES = (
     "virtio_net",
 )
 """What the network card needs, in the order of loading; a kernel that has one built in does not bring it."""
-PROGRAMS = ("usr/sbin/dropbear", "usr/lib/openssh/sftp-server")
 READY = "edgekd board is ready"
 BOOT_SECONDS = 180.0
 LOOK_SECONDS = 0.05
@@ -69,9 +67,22 @@ ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
 ip route add default via 10.0.2.2
 hostname board
-dropbear -r /etc/dropbear/host_key -s -p 22 -I 0 -W 1048576
+/usr/sbin/sshd
+# It listens a moment after it has gone to the background.
+until grep -q ":0016 00000000:0000 0A" /proc/net/tcp; do sleep 0.1; done
 echo {READY}
 while :; do sleep 1000; done
+"""
+
+SSHD = """\
+ListenAddress 0.0.0.0
+HostKey /etc/ssh/host_key
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+UseDNS no
+PidFile none
+Subsystem sftp internal-sftp
 """
 
 # Ends the board when it ends, and also when whoever holds its input is gone.
@@ -220,24 +231,25 @@ def _command(settings: BoardSettings, port: int, console: Path) -> list[str]:
 
 
 def _home() -> Path:
-    return cache_dir() / "boards" / entry(ARCHITECTURE, (*KERNEL_PACKAGES, *ROOT_PACKAGES, INIT))
+    return cache_dir() / "boards" / entry(ARCHITECTURE, (*KERNEL_PACKAGES, *ROOT_PACKAGES, INIT, SSHD))
 
 
 def _make(folder: Path) -> None:
     """Kernel, root and keys: the board's own, which is known in advance, and that of its user."""
-    host_line, host_key, _ = _key_pair()
-    user_line, _, user_key = _key_pair()
+    host_line, host_key = _key_pair()
+    user_line, user_key = _key_pair()
     folder.mkdir(mode=0o700)
     (folder / "host_key.pub").write_text(f"{host_line}\n")
     (folder / "user_key").write_bytes(user_key)
     (folder / "user_key").chmod(0o600)
-    entries: dict[str, tuple[int, Content]] = dict.fromkeys(("proc", "sys", "dev", "run", "var/log"), (0o755, None))
+    entries: dict[str, tuple[int, Content]] = dict.fromkeys(("proc", "sys", "dev", "run/sshd"), (0o755, None))
     entries |= {
         "init": (0o755, INIT.encode()),
         "tmp": (0o1777, None),
-        "etc/passwd": (0o644, f"{USER}::0:0::/root:/bin/sh\n".encode()),
-        "etc/group": (0o644, f"{USER}::0:\n".encode()),
-        "etc/dropbear/host_key": (0o600, host_key),
+        "etc/passwd": (0o644, f"{USER}:*:0:0::/root:/bin/sh\nsshd:*:100:100::/run/sshd:/bin/false\n".encode()),
+        "etc/group": (0o644, f"{USER}:*:0:\nsshd:*:100:\n".encode()),
+        "etc/ssh/sshd_config": (0o644, SSHD.encode()),
+        "etc/ssh/host_key": (0o600, host_key),
         "root": (0o700, None),
         "root/.ssh": (0o700, None),
         "root/.ssh/authorized_keys": (0o600, f"{user_line}\n".encode()),
@@ -259,36 +271,23 @@ def _modules(kernel: Path) -> Iterator[tuple[str, bytes]]:
 def _programs(root: Path) -> dict[str, tuple[int, Content]]:
     busybox = next(file for file in (root / "bin" / "busybox", root / "usr" / "bin" / "busybox") if file.is_file())
     entries: dict[str, tuple[int, Content]] = {"bin/busybox": (0o755, busybox), "bin/sh": (0o777, "busybox")}
-    entries |= {name: (0o755, root / name) for name in PROGRAMS}
-    entries["usr/lib/sftp-server"] = (0o777, "openssh/sftp-server")
+    entries["usr/sbin/sshd"] = (0o755, root / "usr" / "sbin" / "sshd")
     for file in sorted((*root.glob("lib/*-linux-gnu/*.so*"), *root.glob("usr/lib/*-linux-gnu/*.so*"))):
         name = f"lib/{file.name}"
         entries[name] = (0o777, str(file.readlink())) if file.is_symlink() else (0o755, file)
     return entries
 
 
-def _key_pair() -> tuple[str, bytes, bytes]:
-    """A new Ed25519 key: its public line, the private one as dropbear has it, and as OpenSSH has it."""
+def _key_pair() -> tuple[str, bytes]:
+    """A new Ed25519 key, as OpenSSH writes it: its public line, and its private file."""
     try:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
     except ImportError as error:
         raise DependencyError("not installed: cryptography; run: pip install 'edgekd[devices]'") from error
     key = Ed25519PrivateKey.generate()
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    private = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-    kind = b"ssh-ed25519"
-    line = f"{kind.decode()} {base64.b64encode(_text_of(kind) + _text_of(public)).decode()}"
-    return (
-        line,
-        _text_of(kind) + _text_of(private + public),
-        key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),
-    )
-
-
-def _text_of(content: bytes) -> bytes:
-    """A string as ssh writes it: four bytes of length, big-endian, and the content."""
-    return len(content).to_bytes(4, "big") + content
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return public.decode(), key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def _free_port() -> int:
