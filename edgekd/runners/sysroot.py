@@ -76,7 +76,7 @@ def unpack(architecture: str, packages: Sequence[str], folder: Path) -> None:
     if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
         raise DependencyError(
             f"{' and '.join(absent)} not found: emulated devices are made of Debian's packages; "
-            "use Debian or Ubuntu, or a real device over ssh"
+            "use Debian, or a real device over ssh"
         )
     archives = cache_dir() / "apt" / f"{entry(architecture, packages)}.debs"
     _fetch(architecture, packages, archives)
@@ -117,6 +117,8 @@ def _fetch(architecture: str, packages: Sequence[str], archives: Path) -> None:
         apt = ["apt-get", "--config-file", str(configuration), "--quiet=2"]
         # A source without this architecture makes `update` fail; whether the packages are there shows next.
         _, complaint = _run([*apt, "update"])
+        # Of a fetch that broke off long ago, versions may be left that have been replaced since.
+        _run([*apt, "autoclean"])
         failed, reason = _run([*apt, "install", "--yes", "--download-only", "--", *packages])
     if failed:
         reason += f" ({complaint})" if complaint else ""
