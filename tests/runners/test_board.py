@@ -110,9 +110,11 @@ def test_a_board_ends_with_the_block_whatever_happens_in_it() -> None:
     assert gone(before)
 
 
-def test_a_board_ends_when_its_parent_is_killed() -> None:
+def test_a_board_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     before = emulators()
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", PARENT]
+    parent = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     port = int(parent.stdout.readline())
     assert emulators() - before
