@@ -24,11 +24,9 @@ TARGETS = {
 }
 """What ziglang calls an architecture with the oldest glibc that is served, and its instructions."""
 MACHINES = {"x86_64": "x86_64", "aarch64": "aarch64", "armv7": "armv7l"}
-LANGUAGE = ("-std=c11", "-O2", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64")
+LANGUAGE = ("-std=c11", "-O2", "-fvisibility=hidden", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64")
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror")
-LINKED = ("-ldl", "-lpthread", "-lm")
-EXPORTED = {"armv7": ("-rdynamic",)}
-"""tflite-runtime's library finds the names of a Python in the agent itself."""
+LINKED = ("-rdynamic", "-ldl", "-lpthread", "-lm")
 SECONDS = 600
 
 
@@ -41,7 +39,7 @@ def build_agent(architecture: str) -> Path:
     if architecture not in TARGETS:
         raise UsageError(f"architecture '{architecture}' is not known; known are {', '.join(sorted(TARGETS))}")
     version, command = _compiler(architecture)
-    flags = (*LANGUAGE, *WARNINGS, *EXPORTED.get(architecture, ()))
+    flags = (*LANGUAGE, *WARNINGS)
     sources = sorted(SOURCES.glob("*.[ch]"))
     key = digest([architecture, version, flags, LINKED, [[file.name, sha256_of(file)] for file in sources]])
     return made(
@@ -69,10 +67,9 @@ def compile_program(command: list[str], sources: list[Path], program: Path) -> N
         except subprocess.TimeoutExpired as error:
             raise DeviceError(f"the agent's compiler did not end within {SECONDS} s") from error
     if done.returncode != 0:
-        told = (
-            [text for text in done.stderr.splitlines() if "error" in text] or done.stderr.splitlines() or ["no reason"]
-        )
-        raise DeviceError(f"the agent could not be compiled: {told[0].strip()}")
+        lines = done.stderr.splitlines() or ["no reason given"]
+        told = next((text for text in lines if "error" in text), lines[0])
+        raise DeviceError(f"the agent could not be compiled: {told.strip()}")
 
 
 def _compiler(architecture: str) -> tuple[str, list[str]]:
