@@ -159,12 +159,18 @@ static bool keyed(const char *path, const char *key, char *value, size_t size) {
 }
 
 static void cpu(void) {
+    static const char PART[] = "ARM part ";
     char line[SENSOR_LINE];
     bool told = sensor_line("/proc/device-tree/model", line, sizeof line) ||
                 sensor_line("/sys/firmware/devicetree/base/model", line, sizeof line) ||
                 keyed("/proc/cpuinfo", "model name", line, sizeof line) ||
                 keyed("/proc/cpuinfo", "Model", line, sizeof line) ||
                 keyed("/proc/cpuinfo", "Hardware", line, sizeof line);
+    if (!told && keyed("/proc/cpuinfo", "CPU part", line, sizeof line - sizeof PART)) {
+        memmove(line + strlen(PART), line, strlen(line) + 1);
+        memcpy(line, PART, strlen(PART));
+        told = true;
+    }
     event_text("cpu", told ? line : NULL);
 }
 

@@ -24,9 +24,9 @@ TARGETS = {
 }
 """What ziglang calls an architecture with the oldest glibc that is served, and its instructions."""
 MACHINES = {"x86_64": "x86_64", "aarch64": "aarch64", "armv7": "armv7l"}
-LANGUAGE = ("-std=c11", "-O2", "-fvisibility=hidden", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64")
+LANGUAGE = ("-std=c11", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64")
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror")
-LINKED = ("-rdynamic", "-ldl", "-lpthread", "-lm")
+LINKED = ("-rdynamic", "-ldl", "-lpthread")
 SECONDS = 600
 
 
