@@ -189,5 +189,6 @@ bool job_read(char *text, size_t length, struct job *job, char *message, size_t 
     }
     if ((*line != '\0' || reader.line == 1) && !job_line(&reader, line)) return false;
     if (job->model_count == 0) return refuse(&reader, "no model");
+    if (job->swapped && job->model_count < 2) return refuse(&reader, "swapped is for two models");
     return whole_model(&reader);
 }

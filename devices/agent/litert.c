@@ -80,9 +80,9 @@ static const char *dtype(int32_t element) {
 }
 
 static void bind(struct functions *lib, void *library) {
-    /* Models are made of an environment since the library can be asked for this. */
-    if (!library_has(library, "LiteRtGetCompiledModelEnvironment") || !library_has(library, "kLiteRtRuntimeBuiltin"))
-        fail(EXIT_FAILED, "this libLiteRt.so is of another version than 2.3; use the one that edgekd pins");
+    /* It came with 2.2, and so did the environment as the first parameter of what makes a model. */
+    if (!library_has(library, "kLiteRtRuntimeBuiltin"))
+        fail(EXIT_FAILED, "the runtime's library is no libLiteRt.so of version 2.2 or newer");
     BIND(library, *lib, LiteRtCreateEnvironment);
     BIND(library, *lib, LiteRtCreateModelFromFile);
     BIND(library, *lib, LiteRtCreateOptions);

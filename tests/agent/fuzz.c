@@ -83,6 +83,7 @@ static int try_job(const unsigned char *bytes, size_t size) {
     const char *end = (const char *)page_end;
     require(job.model_count >= 1 && job.model_count <= JOB_MAX_MODELS, "the number of models");
     require(job.threads >= 1 && job.threads <= JOB_MAX_THREADS, "threads");
+    require(!job.swapped || job.model_count == 2, "swapped");
     require(job.runs >= 1 && job.blocks >= 1 && job.sample_ms >= 1, "counts");
     require(job.seconds >= 0 && job.seconds <= (double)JOB_MAX_SECONDS, "seconds");
     for (size_t i = 0; i < job.sensor_count; i++) within(job.sensors[i], text, end);

@@ -206,7 +206,7 @@ def test_a_library_of_something_else_is_refused(runtime: str, tmp_path: Path) ->
     (tmp_path / "libm.so.6").symlink_to(next(Path("/lib").glob("*/libm.so.6")))
     told = run_job(tmp_path, lines)
     assert told.code == 1
-    assert "version" in told.error
+    assert told.error.startswith("the runtime's library ")
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_an_older_litert_is_refused(tmp_path: Path) -> None:
     compile_program([*command, "-shared"], [source], tmp_path / "old.so")
     told = run_job(tmp_path, f"model {difference_onnx(tmp_path).name}\nruntime litert\nlibrary old.so\n")
     assert told.code == 1
-    assert "another version" in told.error
+    assert "2.2 or newer" in told.error
 
 
 def test_a_run_that_is_killed_leaves_the_lock_free(tmp_path: Path) -> None:

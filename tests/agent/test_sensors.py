@@ -86,6 +86,13 @@ def test_a_machine_without_sensors_is_described(tmp_path: Path) -> None:
     assert told("describe", root=part).one("device")["cpu"] == "ARM part 0xd08"
 
 
+def test_labels_of_any_bytes_are_told_as_text(tmp_path: Path) -> None:
+    name = "/sys/class/hwmon/hwmon0/name"
+    tree(tmp_path, {name: ""})
+    (tmp_path / name.lstrip("/")).write_bytes(b'a "b" \\ \xff\x01\x7f \xc3\xa9\nsecond line')
+    assert told("describe", root=tmp_path).one("device")["sensors"] == {name: 'a "b" \\ \ufffd\x01\x7f \xe9'}
+
+
 def test_the_state_is_told_before_and_after(board: Path, tmp_path: Path) -> None:
     told = run_job(tmp_path, section("onnxruntime", difference_onnx(tmp_path)), root=board)
     state = {
