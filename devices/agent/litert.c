@@ -41,8 +41,10 @@ struct functions {
     int (*LiteRtGetSignatureOutputTensorByIndex)(handle signature, size_t index, handle *tensor);
     int (*LiteRtGetTensorName)(handle tensor, const char **name);
     int (*LiteRtGetRankedTensorType)(handle tensor, struct ranked_type *type);
-    int (*LiteRtGetCompiledModelInputBufferRequirements)(handle compiled, size_t signature, size_t index, handle *needs);
-    int (*LiteRtGetCompiledModelOutputBufferRequirements)(handle compiled, size_t signature, size_t index, handle *needs);
+    int (*LiteRtGetCompiledModelInputBufferRequirements)(
+        handle compiled, size_t signature, size_t index, handle *needs);
+    int (*LiteRtGetCompiledModelOutputBufferRequirements)(
+        handle compiled, size_t signature, size_t index, handle *needs);
     int (*LiteRtCreateManagedTensorBufferFromRequirements)(
         handle environment, const struct ranked_type *type, handle needs, handle *buffer);
     int (*LiteRtGetTensorBufferPackedSize)(handle buffer, size_t *size);

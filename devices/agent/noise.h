@@ -4,7 +4,8 @@
 
 #include "model.h"
 
-/* The same at every call: normal noise for floats, all values for integers of 8 bits, zeros for what may be an index. */
+/* The same at every call and on every machine: nearly normal noise for floats, any value for integers of 8 bits, zeros
+ * for what may be an index. */
 void noise_fill(const struct tensor *tensor, void *bytes);
 
 #endif

@@ -105,6 +105,10 @@ static void find_battery(const char *path) {
     snprintf(battery, sizeof battery, "%.*s", (int)(strlen(path) - strlen("type")), path);
 }
 
+static bool of_battery(char path[PATH_MAX], const char *file) {
+    return (size_t)snprintf(path, PATH_MAX, "%s%s", battery, file) < PATH_MAX;
+}
+
 static void battery_state(void) {
     static const char *const numbers[] = {"capacity", "current_now", "voltage_now", "power_now"};
     char path[PATH_MAX], line[SENSOR_LINE];
@@ -117,10 +121,8 @@ static void battery_state(void) {
     }
     event_object_begin("battery");
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        if ((size_t)snprintf(path, sizeof path, "%s%s", battery, numbers[i]) < sizeof path && sensor_integer(path, &value))
-            event_integer(numbers[i], value);
-    if ((size_t)snprintf(path, sizeof path, "%sstatus", battery) < sizeof path && sensor_line(path, line, sizeof line))
-        event_text("status", line);
+        if (of_battery(path, numbers[i]) && sensor_integer(path, &value)) event_integer(numbers[i], value);
+    if (of_battery(path, "status") && sensor_line(path, line, sizeof line)) event_text("status", line);
     event_object_end();
 }
 

@@ -105,16 +105,14 @@ static void check(int status, const char *call) {
     if (status != 0) runtime_failed_with(call, status);
 }
 
-static void find(void *library, const char *name, void *function, size_t size) {
-    library_bind(library, name, function, size);
-}
-
 static void bind(struct functions *lib, void *library) {
-#define FIND(member, name) find(library, name, &lib->member, sizeof lib->member)
+#define FIND(member, name) library_bind(library, name, &lib->member, sizeof lib->member)
     FIND(default_error_reporter, "_ZN6tflite20DefaultErrorReporterEv");
-    FIND(build_model, "_ZN6tflite4impl15FlatBufferModel22VerifyAndBuildFromFileEPKcPNS_14TfLiteVerifierEPNS_13ErrorReporterE");
+    FIND(build_model,
+         "_ZN6tflite4impl15FlatBufferModel22VerifyAndBuildFromFileEPKcPNS_14TfLiteVerifierEPNS_13ErrorReporterE");
     FIND(make_resolver, "_ZN6tflite3ops7builtin17BuiltinOpResolverC1Ev");
-    FIND(make_builder, "_ZN6tflite4impl18InterpreterBuilderC1ERKNS0_15FlatBufferModelERKNS_10OpResolverEPKNS_18InterpreterOptionsE");
+    FIND(make_builder,
+         "_ZN6tflite4impl18InterpreterBuilderC1ERKNS0_15FlatBufferModelERKNS_10OpResolverEPKNS_18InterpreterOptionsE");
     FIND(set_threads, "_ZN6tflite4impl18InterpreterBuilder13SetNumThreadsEi");
     FIND(build, "_ZN6tflite4impl18InterpreterBuilderclEPSt10unique_ptrINS0_11InterpreterESt14default_deleteIS3_EE");
     FIND(add_delegate, "_ZN6tflite4impl11Interpreter23ModifyGraphWithDelegateEP14TfLiteDelegate");

@@ -6,8 +6,9 @@ size_t utf8_length(const unsigned char *text, size_t left) {
     if (left == 0) return 0;
     unsigned char lead = text[0];
     if (lead < 0x80) return 1;
-    size_t length = lead >= 0xC2 && lead <= 0xDF ? 2 : lead >= 0xE0 && lead <= 0xEF ? 3 : lead >= 0xF0 && lead <= 0xF4 ? 4 : 0;
-    if (length == 0 || length > left) return 0;
+    if (lead < 0xC2 || lead > 0xF4) return 0;
+    size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (length > left) return 0;
     for (size_t i = 1; i < length; i++)
         if (!follows(text[i])) return 0;
     if (lead == 0xE0 && text[1] < 0xA0) return 0;

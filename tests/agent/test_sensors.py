@@ -119,8 +119,8 @@ def test_sensors_are_read_at_a_pace_while_idle_and_active(board: Path, tmp_path:
         within = {name: sum(start <= at <= end for at in times) for name, (start, end) in phases.items()}
         assert within["warmup"] == 0
         assert within["idle"] + within["active"] == len(times)
-        assert 3 <= within["idle"] <= 31
-        assert 3 <= within["active"] <= 31
+        for name in ("idle", "active"):
+            assert 3 <= within[name] <= (phases[name][1] - phases[name][0]) / 10e6 + 1
 
 
 def test_a_sensor_that_vanishes_is_told_once_and_the_run_goes_on(board: Path, tmp_path: Path) -> None:
