@@ -20,7 +20,7 @@ static void *room(size_t bytes) {
 /* The file of an input and how many samples it holds. */
 static int open_input(const char *path, const struct tensor *tensor, size_t *samples) {
     struct stat about;
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0 || fstat(file, &about) != 0) fail(EXIT_FAILED, "%s: %s", path, strerror(errno));
     size_t size = (size_t)about.st_size;
     if (!S_ISREG(about.st_mode) || size == 0 || tensor->bytes == 0 || size % tensor->bytes != 0)

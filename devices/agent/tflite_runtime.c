@@ -21,7 +21,7 @@
 
 typedef struct opaque *handle;
 
-enum { ALLOW_DYNAMIC_TENSORS = 1, ROOM = 4096 };
+enum { ALLOW_DYNAMIC_TENSORS = 1, IN_ARENA = 2, ROOM = 4096 };
 
 struct int_array {
     int size;
@@ -157,8 +157,22 @@ static void describe_end(const struct tflite *state, int32_t place, struct tenso
         fail(EXIT_FAILED, "%s '%s' holds %zu bytes, not %zu", kind, tensor->name, found->size, tensor->bytes);
 }
 
+/* From the first to the last byte of the tensors that share the interpreter's memory. */
+static int64_t arena_bytes(const struct context *context) {
+    uintptr_t first = UINTPTR_MAX, last = 0;
+    for (size_t i = 0; i < context->tensor_count; i++) {
+        const struct tf_tensor *tensor = &context->tensors[i];
+        uintptr_t begin = (uintptr_t)tensor->bytes;
+        if (tensor->allocation_type != IN_ARENA || tensor->bytes == NULL) continue;
+        if (begin < first) first = begin;
+        if (begin + tensor->size > last) last = begin + tensor->size;
+    }
+    return last > first ? (int64_t)(last - first) : 0;
+}
+
 static void describe(struct model *model) {
     const struct tflite *state = model->state;
+    model->arena_bytes = arena_bytes(state->context);
     model->input_count = state->ends.input_count;
     model->output_count = state->ends.output_count;
     for (size_t i = 0; i < model->input_count; i++)

@@ -84,6 +84,29 @@ def test_a_batch_that_the_file_leaves_open_is_one(runtime: str, tmp_path: Path) 
     np.testing.assert_array_equal(np.fromfile(tmp_path / "less.bin", np.float32).reshape(3, 5), a - b)
 
 
+@needs_environment
+def test_the_arena_holds_what_the_model_takes_and_gives(tmp_path: Path) -> None:
+    told = run_job(tmp_path, section("tflite-runtime", difference_tflite(tmp_path).name))
+    assert 3 * 20 <= told.one("memory")["arena_bytes"] <= 3 * 64  # three tensors of 20 bytes, each aligned to 64
+    assert run_job(tmp_path, section("litert", "less.tflite")).one("memory")["arena_bytes"] is None
+
+
+def test_a_name_of_any_characters_is_only_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a 'b' \"c\"; $(touch x) é"
+    folder.mkdir()
+    difference_onnx(folder).rename(folder / "mo del;'.onnx")
+    a, b = numbers(folder, "a a.bin", 1, seed=1), numbers(folder, "b'.bin", 1, seed=2)
+    assert run_job(folder, section("onnxruntime", "mo del;'.onnx", ["a a.bin", "b'.bin"], ['"out".bin'])).code == 0
+    np.testing.assert_array_equal(np.fromfile(folder / '"out".bin', np.float32).reshape(1, 5), a - b)
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_outputs_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    told = run_job(tmp_path, section("onnxruntime", difference_onnx(tmp_path).name, outputs=["/dev/full"]))
+    assert told.code == 1
+    assert "No space left" in told.error
+
+
 def test_without_inputs_the_same_noise_goes_in(tmp_path: Path) -> None:
     model = difference_onnx(tmp_path)
     outputs = []

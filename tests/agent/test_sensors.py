@@ -157,4 +157,4 @@ def test_one_cores_rates_are_measured() -> None:
     rates = told("rates", "0.3").one("rates")
     assert 1e8 < rates["bandwidth_bytes_per_s"] < 1e12
     assert 1e8 < rates["float32_flops_per_s"] < 1e12
-    assert 1e8 < rates["int8_ops_per_s"] < 1e13
+    assert rates["float32_flops_per_s"] < rates["int8_ops_per_s"] < 1e13  # a register holds four times as many
