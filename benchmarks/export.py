@@ -27,7 +27,7 @@ from edgekd.compress import quantize
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.evaluate import correct_share, predict
 from edgekd.readers import read_graph
-from edgekd.runners import local
+from edgekd.runners import host
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.seeding import deterministic
 from edgekd.target import Format
@@ -208,18 +208,18 @@ def main() -> None:
         for student in students(arguments.data_audio, arguments.data_text, arguments.quick):
             print(f"making the files of {student.name}", file=sys.stderr)
             pairs += pairs_of(student, _place(Path(place), student.name))
-        before = local.state()
+        before = host.state()
         for position, pair in enumerate(pairs):
             print(f"measuring pair {position + 1} of {len(pairs)}", file=sys.stderr)
             rows.append(entry(pair, measured(pair, arguments.quick)))
-        after = local.state()
+        after = host.state()
     print(table(rows))
     document = {
         "quick": arguments.quick,
         "data": {"audio": arguments.data_audio is not None, "text": arguments.data_text is not None},
         "rows": rows,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": platform.machine(), **local.describe()},
+        "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
         "state": {"before": before, "after": after},
     }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)

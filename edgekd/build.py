@@ -21,7 +21,9 @@ from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.publish import check_writable, publish, withdraw
 from edgekd.report.document import build_document, measurement_document
 from edgekd.report.files import write_report
+from edgekd.runners.measurable import reach
 from edgekd.step import Progress, Step, Work, silent
+from edgekd.step_configs import MeasureConfig
 from edgekd.store import Order, Store
 
 
@@ -71,7 +73,8 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
     """Make what is missing, publish to OUT/<recipe>/<target>, write OUT/<recipe>/report.{json,html}.
 
     Where the student is trained already, its real export is the only one: nothing is tried before.
-    Raises GateError if a check fails; the target that failed is then not under its final name, not even from an
+    Raises DeviceError or DependencyError, before anything is made, if a device cannot be reached. Raises GateError if a
+    check fails; the target that failed is then not under its final name, not even from an
     earlier build. What was made before the failure stays in the store.
     """
     # Read when torch is loaded: threads that wait by spinning make training many times slower on a shared machine.
@@ -82,6 +85,8 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
     watcher = watcher or NobodyWatches()
     results: dict[str, StepResult] = {}
     trained = store.get(plan.keys["program"]) is not None
+    for device in _devices_to_reach(plan, store):
+        reach(device)
     for step in plan.steps:
         if step.ensures == PREFLIGHT and trained:
             continue
@@ -149,6 +154,12 @@ def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult]
     seconds = 0.0 if cached else artifact.provenance.seconds
     watcher.done(step.name, cached, seconds)
     return StepResult(artifact, cached, seconds)
+
+
+def _devices_to_reach(plan: Plan, store: Store) -> list[str]:
+    """The devices that are still to be measured on: better to know now than when all is trained."""
+    configs = [step.config for step in plan.steps if store.get(plan.keys[step.name]) is None]
+    return list(dict.fromkeys(config.device for config in configs if isinstance(config, MeasureConfig)))
 
 
 def _ancestry(plan: Plan, target: TargetPlan) -> set[str]:

@@ -20,6 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+devices = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(devices, name="devices")
 
 RecipeOption = Annotated[
     str | None,
@@ -36,6 +38,7 @@ DeviceOption = Annotated[
     list[str] | None, typer.Option("--device", metavar="D", help="Measure on this device instead of the target's own.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")]
+DeviceArgument = Annotated[str, typer.Argument(help="A device's name, or a TOML file of yours.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -93,13 +96,20 @@ def bench(
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="Keep the raw run times here, as .npy.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="MODEL2", help="Run both in turns and give the ratio; no protocol then."),
+    ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure latency, load time and memory of a model on a device."""
-    from edgekd.commands import bench_command
+    """Measure latency, load time, memory and energy of a model on a device."""
+    from edgekd.commands import against_command, bench_command
 
-    _run(lambda: bench_command(model, device, protocol, samples), json_, debug)
+    if against is None:
+        _run(lambda: bench_command(model, device, protocol, samples), json_, debug)
+    else:
+        _run(lambda: against_command(model, against, device), json_, debug)
 
 
 @app.command()
@@ -136,12 +146,29 @@ def targets(json_: JsonOption = False, debug: DebugOption = False) -> None:
     _run(targets_command, json_, debug)
 
 
-@app.command()
-def devices(json_: JsonOption = False, debug: DebugOption = False) -> None:
-    """List where it can be measured."""
+@devices.callback(invoke_without_command=True)
+def devices_(context: typer.Context, json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """List where it can be measured, or set up and calibrate a device."""
     from edgekd.commands import devices_command
 
-    _run(devices_command, json_, debug)
+    if context.invoked_subcommand is None:
+        _run(devices_command, json_, debug)
+
+
+@devices.command()
+def setup(device: DeviceArgument, json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """Fetch and build all that a device needs on this machine."""
+    from edgekd.commands import setup_command
+
+    _run(lambda: setup_command(device), json_, debug)
+
+
+@devices.command()
+def calibrate(device: DeviceArgument, json_: JsonOption = False, debug: DebugOption = False) -> None:
+    """Measure a device's memory bandwidth and peak rates, and keep them for its bound."""
+    from edgekd.commands import calibrate_command
+
+    _run(lambda: calibrate_command(device), json_, debug)
 
 
 @app.command()

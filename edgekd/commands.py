@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.config import nearest
-from edgekd.errors import MeasurementError, UsageError
+from edgekd.errors import GateError, MeasurementError, UsageError
+
+CALIBRATION_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,17 @@ def verify_command(artifact_dir: Path) -> Result:
 
 
 def bench_command(model: Path, device: str, protocol: str, samples: Path | None) -> Result:
-    from edgekd.bench.measurement import measure
+    import numpy as np
+
+    from edgekd.bench.energy import sentence
+    from edgekd.bench.foreign import likeness, trial
+    from edgekd.bench.measurement import kept, measure
     from edgekd.bench.protocol import PROTOCOLS
     from edgekd.dependencies import require_runtime
     from edgekd.progress import watching
     from edgekd.publish import check_writable
     from edgekd.readers import check_file
+    from edgekd.runners.measurable import require_runnable
     from edgekd.runtimes import runtime_for
 
     if protocol not in PROTOCOLS:
@@ -110,13 +117,56 @@ def bench_command(model: Path, device: str, protocol: str, samples: Path | None)
         check_writable(samples.parent)
     require_runtime(runtime_for(model))
     check_file(model)
+    require_runnable(model, device)
     with watching(1) as watcher, watcher.step(f"measure {model.name}") as progress:
-        measurement = measure(model, device, PROTOCOLS[protocol], samples_file=samples, progress=progress)
-    document = {"model": str(model), "bytes": model.stat().st_size, **dataclasses.asdict(measurement)}
+        known = trial(model)
+        measured = measure(
+            model, device, PROTOCOLS[protocol], known.inputs, outputs=len(known.outputs), progress=progress
+        )
+    if samples is not None:
+        with samples.open("wb") as stream:
+            np.save(stream, kept(measured.runs_ns))
+    measurement, alike = measured.measurement, likeness(known.outputs, measured.outputs)
+    if not alike.alike:
+        raise GateError(
+            f"{model} on {device}: an output is {alike.largest:g} off this machine's, above {alike.tolerance:g}; "
+            "the device's runtime computes it otherwise"
+        )
+    document = {
+        "model": str(model),
+        "bytes": model.stat().st_size,
+        "outputs": dataclasses.asdict(alike),
+        **dataclasses.asdict(measurement),
+    }
     if not measurement.valid:
         print(f"edgekd: not valid: {measurement.why_not_valid}", file=sys.stderr)
         return Result(document, f"{model} on {device}: not valid, no times reported", MeasurementError.exit_code)
-    return Result(document, _bench_text(model, document))
+    return Result(document, _bench_text(model, document, sentence(measurement.energy)))
+
+
+def against_command(model: Path, against: Path, device: str) -> Result:
+    from edgekd.bench.interleaved import compare
+    from edgekd.progress import watching
+    from edgekd.readers import check_file
+    from edgekd.runners.measurable import require_runnable
+
+    for file in (model, against):
+        check_file(file)
+        require_runnable(file, device)
+    with watching(1) as watcher, watcher.step(f"measure {model.name} against {against.name}") as progress:
+        found = compare(model, against, device=device, progress=progress)
+    ratio = found.ratio
+    verdict = "no difference that this shows"
+    if ratio.high < 1 or ratio.low > 1:
+        verdict = f"{model.name} is {'faster' if ratio.high < 1 else 'slower'}"
+    document = {"model": str(model), "against": str(against), **dataclasses.asdict(found), "verdict": verdict}
+    return Result(
+        document,
+        f"{model} against {against} on {found.device}: {ratio.value:.4f} of its time "
+        f"({ratio.low:.4f} to {ratio.high:.4f}), {found.timing}; {verdict}\n"
+        f"p50 {found.model_ms:.4g} ms against {found.against_ms:.4g} ms, {found.runs:,} runs each in "
+        f"{found.processes} processes, in turns",
+    )
 
 
 def report_command(build_dir: Path) -> Result:
@@ -149,6 +199,35 @@ def targets_command() -> Result:
     rows = [(name, target.format, target.precision, target.title) for name, target in loaded.items()]
     document = [{"name": name, **dataclasses.asdict(target)} for name, target in loaded.items()]
     return Result(document, _table(("target", "format", "precision", ""), rows))
+
+
+def setup_command(device: str) -> Result:
+    from edgekd.device import load_device
+    from edgekd.progress import watching
+    from edgekd.runners.setup import setup
+
+    profile = load_device(device)
+    with watching(1) as watcher, watcher.step(f"set up {device}") as progress:
+        setup(profile, progress)
+    return Result({"device": device}, f"{device}: ready; measure with: edgekd bench MODEL --device {device}")
+
+
+def calibrate_command(device: str) -> Result:
+    from edgekd.bench.calibration import CALIBRATIONS, store
+    from edgekd.cache import cache_dir
+    from edgekd.device import load_device
+    from edgekd.progress import watching
+    from edgekd.runners.session import session
+
+    profile = load_device(device)
+    with watching(1) as watcher, watcher.step(f"calibrate {device}"), session(profile) as held:
+        rates = held.rates(CALIBRATION_SECONDS)
+    found = store(device, dataclasses.asdict(rates), cache_dir() / CALIBRATIONS)
+    return Result(
+        {**dataclasses.asdict(found), "timing": profile.timing},
+        f"{device}: {found.bandwidth_bytes_per_s / 1e9:.3g} GB/s, {found.float32_flops_per_s / 1e9:.3g} Gflop/s in "
+        f"float32, {found.int8_ops_per_s / 1e9:.3g} Gop/s in int8, of one core, {profile.timing}, {found.date}",
+    )
 
 
 def devices_command() -> Result:
@@ -203,7 +282,7 @@ def _artifact_line(entry: dict[str, Any]) -> str:
     )
 
 
-def _bench_text(model: Path, document: dict[str, Any]) -> str:
+def _bench_text(model: Path, document: dict[str, Any], energy: str) -> str:
     def times(name: str) -> str:
         percentile = document[f"{name}_ms"]
         if percentile is None:
@@ -213,11 +292,21 @@ def _bench_text(model: Path, document: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{model} on {document['device']}: {times('p50')}, {times('p90')}, {document['timing']}",
-            f"load {document['load_ms']:.3g} ms, peak memory {document['peak_memory_bytes'] / 1e6:.1f} MB "
-            f"({document['base_memory_bytes'] / 1e6:.1f} MB before loading), {document['samples']:,} runs, "
+            f"load {document['load_ms']:.3g} ms, {_memory_text(document)}, {document['samples']:,} runs, "
             f"protocol {document['protocol']}, {document['harness']}",
+            f"outputs as on this machine: at most {document['outputs']['largest']:g} off in "
+            f"{document['outputs']['samples']} samples",
+            energy,
         ]
     )
+
+
+def _memory_text(document: dict[str, Any]) -> str:
+    peak, base = document["peak_memory_bytes"], document["base_memory_bytes"]
+    if peak is None or base is None:
+        return "memory not told by the device"
+    contains = f", with {document['memory_contains']} in it" if document["memory_contains"] else ""
+    return f"peak memory {peak / 1e6:.1f} MB ({(peak - base) / 1e6:.1f} MB above the runtime's own{contains})"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

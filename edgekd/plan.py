@@ -16,7 +16,7 @@ from edgekd.dependencies import (
     require,
     require_runtime,
 )
-from edgekd.device import load_device
+from edgekd.device import device_label
 from edgekd.errors import UsageError
 from edgekd.keys import (
     Fingerprints,
@@ -27,7 +27,7 @@ from edgekd.keys import (
 )
 from edgekd.recipe import Recipe, TextTask
 from edgekd.references import MODELS, module_of
-from edgekd.runners import local
+from edgekd.runners.measurable import measured_on, require_measurable
 from edgekd.step import Step
 from edgekd.step_configs import (
     ExportConfig,
@@ -209,8 +209,7 @@ def _target_steps(
     steps = [export, float_export, checks]
     measured: dict[str, list[str]] = {"exported": [], "student": [], "teacher": []}
     for device in devices:
-        load_device(device)
-        local.require(target.runtime)
+        require_measurable(device, target.runtime)
         if teacher_export not in steps:
             steps.append(teacher_export)
         for role, source in (("exported", export), ("student", float_export), ("teacher", teacher_export)):
@@ -274,14 +273,13 @@ def _measure_step(source: str, device: str, target: Target, recipe: Recipe, chec
     what = checked[0] if checked else f"{source.removeprefix('export[').removesuffix(']')} in {target.runtime}"
     protocol = recipe.measure.protocol if checked else COMPARISON_PROTOCOL
     return Step(
-        f"measure[{what} on {device}]",
+        f"measure[{what} on {device_label(device)}]",
         "edgekd.bench.steps:measure_export",
-        MeasureConfig(target.runtime, device, protocol, local.describe()),
+        MeasureConfig(target.runtime, target.precision, device, protocol, measured_on(device), target.parity.agreement),
         State("measurement"),
         inputs={**inputs, "checks": checked[1]} if checked else inputs,
         requires={"export": State(target.format), "data": State("dataset")},
         packages=("numpy", *RUNTIMES[target.runtime]),
-        modules=("edgekd.bench.harness",),
     )
 
 

@@ -58,9 +58,15 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured where, and by which protocol. A number from one machine is not taken for another's."""
+    """What is measured where, and by which protocol. A number from one machine is not taken for another's.
+
+    on: see `edgekd.runners.measurable.measured_on`. agreement: the least share of samples that a verified file must
+    answer on the device as it does here.
+    """
 
     runtime: Runtime
+    precision: Precision
     device: str
     protocol: str
-    machine: Mapping[str, Any]
+    on: Mapping[str, Any]
+    agreement: float

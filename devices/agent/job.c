@@ -116,7 +116,7 @@ static bool runtime(const struct reader *reader, const char *value, enum runtime
         const char *name;
         enum runtime runtime;
     } known[] = {
-        {"litert", RUNTIME_LITERT},
+        {"ai-edge-litert", RUNTIME_LITERT},
         {"onnxruntime", RUNTIME_ONNXRUNTIME},
         {"openvino", RUNTIME_OPENVINO},
         {"tflite-runtime", RUNTIME_TFLITE_RUNTIME},

@@ -18,6 +18,8 @@ from edgekd.device import DeviceProfile, device_label
 from edgekd.errors import DeviceError, UsageError
 
 Positive = Annotated[float, Field(gt=0)]
+CALIBRATIONS = "calibrations"
+"""Where they are, below the cache."""
 RATES = ("bandwidth_bytes_per_s", "float32_flops_per_s", "int8_ops_per_s")
 
 

@@ -34,7 +34,7 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=_bytes, count=_count, points=_points, ms=_ms, percent=_percent)
+    environment.filters.update(bytes=_bytes, count=_count, points=_points, joules=_joules, ms=_ms, percent=_percent)
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
     words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES}
     return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
@@ -95,6 +95,10 @@ def _points(share: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def _joules(value: float) -> str:
+    return f"{1000 * value:.3g} mJ" if value >= 1e-3 else f"{1e6 * value:.3g} µJ"
 
 
 def _ms(value: float) -> str:

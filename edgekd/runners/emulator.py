@@ -13,7 +13,7 @@ from edgekd.config import nearest
 from edgekd.device import DeviceProfile
 from edgekd.errors import DependencyError, UsageError
 from edgekd.runners.connection import Connection
-from edgekd.runners.local_connection import LocalConnection
+from edgekd.runners.local import LocalConnection
 from edgekd.runners.sysroot import entry, host_architecture, unpack, unpacked
 
 PACKAGE = "qemu-user-static"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,8 @@ PHASES = ("idle", "warmup", "active")
 class JobModel:
     """A model of a job, by its names on the device, from the job's folder on.
 
-    runtime: litert, onnxruntime, openvino or tflite-runtime. library: its file. inputs: a file of raw bytes for each
+    runtime: ai-edge-litert, onnxruntime, openvino or tflite-runtime.
+    library: its file. inputs: a file of raw bytes for each
     of the model's inputs, N samples one behind the other; none: generated. outputs: files that the agent writes.
     """
 
@@ -175,6 +177,7 @@ class State:
 class Outcome:
     """What a job brought. waited: another job had the device before; readings: one for each sensor of the job.
 
+    offset_ns: this machine's wall clock less the device's monotonic one, and the time that an event was under way.
     peak_bytes: memory of the whole process at the end of the warm-up; arena_bytes: what the runtime says it uses.
     """
 
@@ -183,6 +186,7 @@ class Outcome:
     after: State
     models: tuple[ModelOutcome, ...]
     phases: tuple[Phase, ...]
+    offset_ns: int
     peak_bytes: int | None
     arena_bytes: int | None
     readings: tuple[Readings, ...]
@@ -371,6 +375,7 @@ class _Reading:
         self.waited = False
         self.states: dict[str, State] = {}
         self.phases: list[Phase] = []
+        self.offsets: list[int] = []
         self.memory: tuple[int | None, int | None] | None = None
         self.count = self.sum_ns = self.reading_count = 0
         self.times: list[list[int]] = [[] for _ in range(sensors)]
@@ -437,6 +442,7 @@ class _Reading:
         if phase.end_ns < phase.start_ns or (last and phase.start_ns < last.end_ns):
             raise event.refuse("the device's clock ran backwards")
         self.phases.append(phase)
+        self.offsets.append(time.time_ns() - phase.end_ns)
 
     def peak(self, event: Event) -> None:
         if self.memory is not None:
@@ -489,6 +495,7 @@ class _Reading:
             after=self.states["after"],
             models=tuple(_finished(self.models[number]) for number in sorted(self.models)),
             phases=tuple(self.phases),
+            offset_ns=min(self.offsets, default=0),
             peak_bytes=self.memory[0],
             arena_bytes=self.memory[1],
             readings=tuple(

@@ -25,11 +25,10 @@ PYTHON = "3.11"
 class Wheel:
     """A wheel and the files wanted out of it: first the library to open, then those it needs beside it.
 
-    runtime: as a job of the agent calls it; package: as the index does.
+    runtime: as a job of the agent and the package index call it.
     """
 
     runtime: str
-    package: str
     version: str
     architecture: Literal["x86_64", "aarch64", "armv7"]
     platform: str
@@ -45,14 +44,14 @@ class Wheels:
 def libraries(runtime: str, architecture: str) -> tuple[Path, ...]:
     """The files of `runtime` for `architecture` in one folder, the one to open first; fetched once.
 
-    runtime: litert, onnxruntime, openvino or tflite-runtime.
+    runtime: ai-edge-litert, onnxruntime, openvino or tflite-runtime.
     Raises DeviceError where the runtime has none for it, DependencyError where the wheel cannot be fetched or is not
     the pinned one.
     """
     wheel = find(runtime, architecture)
     # The names count too: another selection out of the same wheel is another entry.
     content = hashlib.sha256("\n".join((wheel.sha256, *wheel.files)).encode()).hexdigest()[:12]
-    home = cache_dir() / "libraries" / f"{wheel.package}-{wheel.version}-{architecture}-{content}"
+    home = cache_dir() / "libraries" / f"{wheel.runtime}-{wheel.version}-{architecture}-{content}"
     made(home, lambda aside: _fetch(wheel, aside))
     return tuple(home / Path(file).name for file in wheel.files)
 
@@ -98,10 +97,10 @@ def _wheels() -> tuple[Wheel, ...]:
 
 
 def _fetch(wheel: Wheel, folder: Path) -> None:
-    name = f"{wheel.package} {wheel.version} for {wheel.architecture}"
+    name = f"{wheel.runtime} {wheel.version} for {wheel.architecture}"
     with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
         wanted = Path(place) / "requirements.txt"
-        wanted.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+        wanted.write_text(f"{wheel.runtime}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
         command += ["--require-hashes", "--only-binary=:all:", "--platform", wheel.platform, "--python-version", PYTHON]
         command += ["--implementation", "cp", "--dest", place, "--requirement", str(wanted)]

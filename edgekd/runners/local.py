@@ -1,101 +1,171 @@
-"""This machine as a device: every measurement in a fresh process."""
+"""This machine as a device that the agent runs on: processes here, files below the cache."""
 
-import json
+import contextlib
 import os
+import platform
+import select
+import shutil
+import signal
 import subprocess
-import sys
-from importlib.metadata import version
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import psutil
+from edgekd.cache import cache_dir
+from edgekd.device import DeviceProfile
+from edgekd.errors import DeviceError
+from edgekd.runners.connection import MACHINES, NO_ENVIRONMENT, Connection
+from edgekd.runners.streams import TAIL_LIMIT, keep_tail, printable, split_lines
 
-from edgekd.errors import DeviceError, UsageError
-
-CPU_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-SLACK_SECONDS = 120.0
-MEASURABLE = ("ai-edge-litert", "onnxruntime", "openvino")
-"""Runtimes whose speed on this machine means something."""
-
-
-def require(runtime: str) -> None:
-    """Raise DeviceError for a runtime that cannot be measured here."""
-    if runtime == "coreml":
-        raise DeviceError("Core ML runs on Apple devices only; leave the device out, or name one of Apple's")
-    if runtime not in MEASURABLE:
-        raise DeviceError(f"{runtime} is not measured on this machine; leave the device out, or name the board")
+CHUNK = 1 << 16
+END_SECONDS = 30.0
 
 
-def describe() -> dict[str, Any]:
-    """What this machine is: CPU, cores, memory in bytes."""
-    return {"cpu": _cpu_model(), "cores": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+class LocalProcess:
+    """A program on this machine; see `edgekd.runners.connection.Process`."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", where: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process, self._where = process, where
+        self._input, self._output = process.stdin, process.stdout
+        self._pending, self._tail = bytearray(), bytearray()
+        self._poll = select.poll()
+        self._poll.register(process.stdout, select.POLLIN)
+        errors = process.stderr.fileno()
+        self._drain = threading.Thread(target=keep_tail, args=(lambda: os.read(errors, CHUNK), self._tail), daemon=True)
+        self._drain.start()
+
+    def lines(self, timeout: float) -> Iterator[bytes]:
+        return split_lines(self._read, self._pending, timeout, self._where)
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise DeviceError(f"{self._where}: it did not end within {END_SECONDS:.0f} s and was killed") from None
+
+    def end_input(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def errors(self) -> str:
+        if self._process.poll() is not None:
+            self._drain.join(1.0)
+        return printable(bytes(self._tail), TAIL_LIMIT)
+
+    def release(self) -> None:
+        """Kill it if it still runs, and close its pipes."""
+        self.kill()
+        self.end_input()
+        self._output.close()
+        self._drain.join(1.0)
+        if not self._drain.is_alive() and self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _read(self, timeout: float) -> bytes:
+        if not self._poll.poll(timeout * 1000):
+            raise TimeoutError
+        return os.read(self._output.fileno(), CHUNK)
 
 
-def state() -> dict[str, Any]:
-    """What can change between two measurements; None where this machine does not tell."""
-    sensors = _sensor("sensors_temperatures") or {}
-    temperatures = [reading.current for readings in sensors.values() for reading in readings]
-    frequency, battery = _sensor("cpu_freq"), _sensor("sensors_battery")
-    return {
-        "governor": _read(CPU_FREQUENCY / "scaling_governor"),
-        "frequency_mhz": frequency.current if frequency else None,
-        "temperature_c": max(temperatures, default=None),
-        "battery_percent": battery.percent if battery else None,
-        "load_1min": os.getloadavg()[0],
-    }
+class LocalConnection:
+    """This machine; see `edgekd.runners.connection.Connection`.
 
-
-def harness(runtime: str) -> str:
-    """The program that takes the times, and the runtime in it."""
-    return f"edgekd.bench.harness (Python), {runtime} {version(runtime)}"
-
-
-def run(job: dict[str, Any], folder: Path, program: str = "edgekd.bench.harness") -> dict[str, Any]:
-    """Run one job of a module in a fresh process, with `folder` as its place; returns the program's result.
-
-    Raises DeviceError if the process crashes or hangs, UsageError if the model is not one.
+    home: an absolute folder. prefix: what stands before every program, such as an emulator and its options.
     """
-    job_file = folder / "job.json"
-    job_file.write_text(json.dumps({**job, "out": str(folder)}))
-    limit = job["seconds"] + job["warmup_seconds"] + SLACK_SECONDS
+
+    def __init__(self, name: str, architecture: str, home: Path, prefix: Sequence[str] = ()) -> None:
+        self.name, self.architecture, self.home = name, architecture, str(home)
+        self._prefix = tuple(prefix)
+        self._started: list[LocalProcess] = []
+
+    def push(self, source: Path, target: str) -> None:
+        place = Path(target)
+        with self._told(f"{place} cannot be written"):
+            _make_folders(place)
+            try:
+                shutil.copyfile(source, place)
+                place.chmod(0o700 if os.access(source, os.X_OK) else 0o600)
+            except BaseException:
+                place.unlink(missing_ok=True)
+                raise
+
+    def pull(self, source: str, target: Path, limit: int) -> None:
+        with self._told(f"{source} cannot be fetched"), tempfile.TemporaryDirectory(dir=target.parent) as aside:
+            half = Path(aside) / target.name
+            with Path(source).open("rb") as reader, half.open("wb") as writer:
+                left = limit
+                while chunk := reader.read(min(CHUNK, left + 1)):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise DeviceError(
+                            f"{self.name}: {source} is longer than the {limit} bytes announced; run it again"
+                        )
+                    writer.write(chunk)
+            half.replace(target)
+
+    def size(self, path: str) -> int | None:
+        with self._told(f"{path} cannot be looked at"):
+            try:
+                return Path(path).stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def move(self, source: str, target: str) -> None:
+        with self._told(f"{source} cannot be moved to {target}"):
+            _make_folders(Path(target))
+            Path(source).replace(target)
+
+    def start(self, argv: Sequence[str], environment: Mapping[str, str] = NO_ENVIRONMENT) -> LocalProcess:
+        with self._told(f"{argv[0]} cannot be started"):
+            process = subprocess.Popen(
+                [*self._prefix, *argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._started.append(LocalProcess(process, self.name))
+        return self._started[-1]
+
+    def close(self) -> None:
+        while self._started:
+            self._started.pop().release()
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DeviceError(f"{self.name}: {what}: {error.strerror or error}") from None
+
+
+def _make_folders(file: Path) -> None:
+    """The folders above `file`, those that are missing for this user alone."""
+    for folder in reversed(file.parents):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextlib.contextmanager
+def connect(profile: DeviceProfile) -> Iterator[Connection]:
+    """This machine, with its files in `device` below the cache."""
+    machine = platform.machine()
+    known = [name for name, those in MACHINES.items() if machine in those]
+    if not known:
+        raise DeviceError(f"this machine: nothing is built for {machine}; known: {', '.join(MACHINES)}")
+    connection = LocalConnection("this machine", profile.architecture or known[0], cache_dir() / "device")
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", program, str(job_file)],
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise DeviceError(f"local: the measurement of {job['model']} did not end within {limit:.0f} s") from None
-    if done.returncode < 0:
-        raise DeviceError(f"local: the runtime crashed on {job['model']} (signal {-done.returncode})")
-    if done.returncode > 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise DeviceError(f"local: the measurement of {job['model']} failed: {last}")
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    if "error" in result:
-        raise (UsageError if result["exit_code"] == UsageError.exit_code else DeviceError)(result["error"])
-    return result
-
-
-def _sensor(name: str) -> Any:
-    """What psutil reads, or None where this system does not have it or its /sys lacks it."""
-    try:
-        return getattr(psutil, name)()
-    except (AttributeError, OSError, NotImplementedError):
-        return None
-
-
-def _cpu_model() -> str:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return None
+        yield connection
+    finally:
+        connection.close()

@@ -34,12 +34,13 @@ from edgekd.runners.job import (
     parse_events,
     parse_rates,
 )
+from edgekd.runners.streams import printable
 
 T = TypeVar("T")
 Libraries = Callable[[str, str], tuple[Path, ...]]
 
 RUNNERS = {
-    "local": "edgekd.runners.local_connection",
+    "local": "edgekd.runners.local",
     "emulator": "edgekd.runners.emulator",
     "board": "edgekd.runners.board",
     "ssh": "edgekd.runners.ssh",
@@ -63,7 +64,8 @@ CANNOT_EXECUTE = (126, 127)
 class ModelFiles:
     """A model on this machine, for the device. outputs: where each of its outputs is to be put, or none.
 
-    runtime: litert, onnxruntime, openvino or tflite-runtime. inputs: raw bytes of N samples for each input, or none.
+    runtime: ai-edge-litert, onnxruntime, openvino or tflite-runtime.
+    inputs: raw bytes of N samples for each input, or none.
     """
 
     runtime: str
@@ -78,7 +80,7 @@ class DeviceSession:
     def __init__(
         self, connection: Connection, agent: str, folder: str, description: Description, libraries: Libraries
     ) -> None:
-        self.name, self.description = connection.name, description
+        self.name, self.architecture, self.description = connection.name, connection.architecture, description
         self._connection, self._agent, self._folder = connection, agent, folder
         self._find_libraries = libraries
         self._libraries: dict[str, tuple[str, str]] = {}
@@ -100,9 +102,10 @@ class DeviceSession:
         process = self._connection.start(
             [self._agent, "run", f"{self._folder}/job.txt"], {"LD_LIBRARY_PATH": ":".join(folders)}
         )
+        where = f"{self.name}: {' against '.join(printable(one.model.name) for one in files)}"
         seconds = job.idle_seconds + job.warmup_seconds * len(files) + job.seconds + PATIENCE_SECONDS
-        read = partial(parse_events, models=len(files), sensors=len(job.samples), where=self.name)
-        outcome = _told(self._connection, process, read, _job_lines(process, seconds, self.name))
+        read = partial(parse_events, models=len(files), sensors=len(job.samples), where=where)
+        outcome = _told(self._connection, process, read, _job_lines(process, seconds, where))
         for number, (one, seen) in enumerate(zip(files, outcome.models, strict=True)):
             self._pull_outputs(number, one, seen)
         return outcome

@@ -24,8 +24,8 @@ from edgekd.runners.streams import TAIL_LIMIT, keep_tail, printable, split_lines
 
 HOME = ".edgekd"
 PORT = 22
-CHUNK = 1 << 15
-"""Bytes in a request; one is under way at a time, so that a slow line still answers in time."""
+CHUNK = 30_000
+"""Bytes in a request, which with its head fits into a packet of ssh."""
 CONNECT_SECONDS = 15.0
 END_SECONDS = 30.0
 ASK_EVERY_SECONDS = 5.0

@@ -13,6 +13,8 @@ SUFFIXES = {
     ".mlpackage": "coreml",
 }
 """Which runtime opens a file, by its suffix."""
+THIRTY_TWO_BIT = "armv7"
+"""What no LiteRT is made for any more."""
 
 
 def runtime_for(file: Path) -> str:
@@ -48,3 +50,9 @@ def open_session(file: Path, threads: int = 1, runtime: str | None = None) -> Se
             from edgekd.runtimes.litert import LiteRTSession
 
             return LiteRTSession(file, threads)
+
+
+def runtime_on(file: Path, architecture: str) -> str:
+    """The runtime that opens a file on a device. Raises UsageError for a suffix that none takes."""
+    runtime = runtime_for(file)
+    return "tflite-runtime" if runtime == "ai-edge-litert" and architecture == THIRTY_TWO_BIT else runtime

@@ -40,8 +40,9 @@ FLOAT_TOLERANCE = 1e-2
 def verify_export(work: Work[VerifyConfig]) -> Facts:
     """Read back the scales, compare outputs, measure accuracy, count delegated nodes, check budgets.
 
-    The whole test split runs through the exported file in its real runtime, one sample at a time. File: `golden.npz`
-    with the first test samples raw, as model input, as model output, and their labels.
+    The whole test split runs through the exported file in its real runtime, one sample at a time. Files:
+    `golden.npz` with the first test samples raw, as model input, as model output, and their labels; `outputs.npy`, what
+    the file answers to all of them.
 
     Raises GateError at the first check that fails, naming the layer, node or sample. Where outputs differ, it is the
     first layer at which a sample that differs departs, with both values.
@@ -77,6 +78,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "exported": correct_share(outputs, labels),
     }
     _check_budgets(config.budgets, accuracy, len(labels), work.inputs["export"].facts["bytes"])
+    np.save(work.out / "outputs.npy", outputs)
     golden = slice(0, GOLDEN_SAMPLES)
     np.savez(
         work.out / "golden.npz",
@@ -92,6 +94,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "quantizers": {"learned": readback.learned, "exact": readback.exact},
         "ops": found.document(),
         "bytes_moved": bytes_moved(graph),
+        "macs": work.inputs["student"].facts["macs"],
         "input": {**dataclasses.asdict(session.inputs[0]), "layout": layout(session)},
         "output": dataclasses.asdict(session.outputs[0]),
     }

@@ -15,7 +15,7 @@ from edgekd.dependencies import apart
 from edgekd.runners.agent import MACHINES, build_agent
 
 PLACES = {
-    "litert": ("ai_edge_litert", "libLiteRt.so"),
+    "ai-edge-litert": ("ai_edge_litert", "libLiteRt.so"),
     "onnxruntime": ("onnxruntime", "capi/libonnxruntime.so.*"),
     "openvino": ("openvino", "libs/libopenvino_c.so.*"),
 }

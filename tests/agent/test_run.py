@@ -20,9 +20,13 @@ from tests.agent.models import difference_onnx, difference_tflite, numbers
 from tests.export.small import exported, samples
 
 needs_environment = pytest.mark.skipif(not apart().exists(), reason=f"tflite-runtime is not installed at {apart()}")
-RUNTIMES: dict[str, Format] = {"litert": "tflite", "onnxruntime": "onnx", "openvino": "openvino"}
+RUNTIMES: dict[str, Format] = {"ai-edge-litert": "tflite", "onnxruntime": "onnx", "openvino": "openvino"}
 CASES = list(itertools.product(RUNTIMES, ("int8", "float32")))
-CALLS = {"litert": "LiteRtCreateModelFromFile", "onnxruntime": "CreateSession", "openvino": "ov_core_compile_model"}
+CALLS = {
+    "ai-edge-litert": "LiteRtCreateModelFromFile",
+    "onnxruntime": "CreateSession",
+    "openvino": "ov_core_compile_model",
+}
 ORDER = ["state", "base_memory", "load", "tensor", "outputs", "phase", "memory", "runs", "state", "end"]
 
 
@@ -59,7 +63,9 @@ def test_tflite_runtime_runs_without_a_python(int8_file: Path, tmp_path: Path) -
     assert [event["name"] for event in told.of("tensor")] == ["input", "output"]
 
 
-@pytest.mark.parametrize("runtime", ["litert", "onnxruntime", pytest.param("tflite-runtime", marks=needs_environment)])
+@pytest.mark.parametrize(
+    "runtime", ["ai-edge-litert", "onnxruntime", pytest.param("tflite-runtime", marks=needs_environment)]
+)
 def test_inputs_go_in_in_the_files_own_order(runtime: str, tmp_path: Path) -> None:
     model = difference_onnx(tmp_path) if runtime == "onnxruntime" else difference_tflite(tmp_path)
     a, b = numbers(tmp_path, "a.bin", 7, seed=1), numbers(tmp_path, "b.bin", 7, seed=2)
@@ -88,7 +94,7 @@ def test_a_batch_that_the_file_leaves_open_is_one(runtime: str, tmp_path: Path) 
 def test_the_arena_holds_what_the_model_takes_and_gives(tmp_path: Path) -> None:
     told = run_job(tmp_path, section("tflite-runtime", difference_tflite(tmp_path).name))
     assert 3 * 20 <= told.one("memory")["arena_bytes"] <= 3 * 64  # three tensors of 20 bytes, each aligned to 64
-    assert run_job(tmp_path, section("litert", "less.tflite")).one("memory")["arena_bytes"] is None
+    assert run_job(tmp_path, section("ai-edge-litert", "less.tflite")).one("memory")["arena_bytes"] is None
 
 
 def test_a_name_of_any_characters_is_only_a_name(tmp_path: Path) -> None:
@@ -136,12 +142,14 @@ def test_a_run_goes_on_until_it_has_its_runs_and_its_seconds(tmp_path: Path) -> 
 
 
 def test_memory_is_told_before_and_after_the_model(int8_file: Path, tmp_path: Path) -> None:
-    told = run_job(tmp_path, section("litert", int8_file))
+    told = run_job(tmp_path, section("ai-edge-litert", int8_file))
     assert 1e6 < told.one("base_memory")["bytes"] < told.one("memory")["peak_bytes"] < 200e6
     assert told.one("load")["ns"] > 0
 
 
-@pytest.mark.parametrize("runtime", ["litert", "onnxruntime", pytest.param("tflite-runtime", marks=needs_environment)])
+@pytest.mark.parametrize(
+    "runtime", ["ai-edge-litert", "onnxruntime", pytest.param("tflite-runtime", marks=needs_environment)]
+)
 def test_threads_are_as_many_as_asked_for(runtime: str, tmp_path: Path) -> None:
     file = exported(tmp_path, "onnx" if runtime == "onnxruntime" else "tflite", precision="float32")
     counts = []
@@ -161,7 +169,7 @@ def test_two_models_take_turns_within_blocks(tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
     first = section("onnxruntime", difference_onnx(tmp_path).name)
-    second = section("litert", exported(folder, "tflite"))
+    second = section("ai-edge-litert", exported(folder, "tflite"))
     for swapped, turns in ((0, [0, 1, 1, 0]), (1, [1, 0, 0, 1])):
         told = run_job(tmp_path, first, second, blocks=4, runs=24, swapped=swapped)
         assert told.code == 0
@@ -193,7 +201,9 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
     assert "waiting" not in run_job(tmp_path, model, lock="lock").names
 
 
-@pytest.mark.parametrize(("runtime", "kind"), [("litert", "tflite"), ("onnxruntime", "onnx"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    ("runtime", "kind"), [("ai-edge-litert", "tflite"), ("onnxruntime", "onnx"), ("openvino", "openvino")]
+)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.6])
 def test_a_damaged_model_is_an_error_that_names_the_call(
     runtime: str, kind: Format, share: float, tmp_path: Path
@@ -205,7 +215,7 @@ def test_a_damaged_model_is_an_error_that_names_the_call(
     assert told.code == 1
     assert "failed: " in told.error
     assert told.error.split()[0].startswith(
-        {"litert": "LiteRt", "onnxruntime": "CreateSession", "openvino": "ov_"}[runtime]
+        {"ai-edge-litert": "LiteRt", "onnxruntime": "CreateSession", "openvino": "ov_"}[runtime]
     )
 
 
@@ -223,7 +233,7 @@ def test_what_a_runtime_complains_of_is_told(tmp_path: Path) -> None:
     assert "Protobuf" in run_job(tmp_path, section("onnxruntime", "no.onnx")).error
 
 
-@pytest.mark.parametrize("runtime", ["litert", "onnxruntime", "openvino", "tflite-runtime"])
+@pytest.mark.parametrize("runtime", ["ai-edge-litert", "onnxruntime", "openvino", "tflite-runtime"])
 def test_a_library_of_something_else_is_refused(runtime: str, tmp_path: Path) -> None:
     lines = f"model {difference_onnx(tmp_path).name}\nruntime {runtime}\nlibrary libm.so.6\n"
     (tmp_path / "libm.so.6").symlink_to(next(Path("/lib").glob("*/libm.so.6")))
@@ -235,7 +245,7 @@ def test_a_library_of_something_else_is_refused(runtime: str, tmp_path: Path) ->
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     model = difference_onnx(tmp_path).name
     assert "gone.onnx" in run_job(tmp_path, section("onnxruntime", "gone.onnx")).error
-    missing = run_job(tmp_path, f"model {model}\nruntime litert\nlibrary gone.so\n")
+    missing = run_job(tmp_path, f"model {model}\nruntime ai-edge-litert\nlibrary gone.so\n")
     assert missing.code == 1
     assert "gone.so" in missing.error
     assert "gone.bin" in run_job(tmp_path, section("onnxruntime", model, ["gone.bin", "gone.bin"])).error
@@ -261,7 +271,7 @@ def test_an_older_litert_is_refused(tmp_path: Path) -> None:
     source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in names))
     _, command = build._compiler(HERE)
     compile_program([*command, "-shared"], [source], tmp_path / "old.so")
-    told = run_job(tmp_path, f"model {difference_onnx(tmp_path).name}\nruntime litert\nlibrary old.so\n")
+    told = run_job(tmp_path, f"model {difference_onnx(tmp_path).name}\nruntime ai-edge-litert\nlibrary old.so\n")
     assert told.code == 1
     assert "2.2 or newer" in told.error
 

@@ -1,14 +1,10 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from edgekd.bench.interleaved import Ratio, compare, measure, ratio
-from edgekd.errors import UsageError
+from edgekd.bench.interleaved import Ratio, compare, ratio
+from edgekd.errors import DeviceError
 
 SHAPE = (6, 30, 30)
 
@@ -81,62 +77,25 @@ def test_the_same_samples_give_the_same_interval() -> None:
     assert pair(1.1, seed=7) == pair(1.1, seed=7)
 
 
-def job(model: Path, against: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    settings = {
-        "inputs": None,
-        "against_inputs": None,
-        "swapped": False,
-        "blocks": 3,
-        "seconds": 0.02,
-        "warmup_runs": 1,
-        "warmup_seconds": 0.0,
-        "threads": 1,
-    }
-    return {**settings, "model": str(model), "against": str(against), "out": str(out), **changes}
-
-
-@pytest.mark.parametrize("swapped", [False, True])
-def test_both_models_are_run_alike(int8_file: Path, float_file: Path, tmp_path: Path, swapped: bool) -> None:
-    measure(job(int8_file, float_file, tmp_path, swapped=swapped))
-    samples = np.load(tmp_path / "samples.npy")
-    assert samples.dtype == np.uint64
-    assert samples.shape[:2] == (2, 3)
-    assert samples.shape[2] % 2 == 0
-    assert (samples > 0).all()
-
-
-@pytest.mark.parametrize("swapped", [False, True])
-def test_each_model_gets_its_own_inputs(int8_file: Path, float_file: Path, tmp_path: Path, swapped: bool) -> None:
-    np.savez(tmp_path / "int8.npz", np.zeros((1, 8, 6, 3), dtype=np.int8))
-    np.savez(tmp_path / "float.npz", np.zeros((1, 8, 6, 3), dtype=np.float32))
-    right = {"inputs": str(tmp_path / "int8.npz"), "against_inputs": str(tmp_path / "float.npz")}
-    measure(job(int8_file, float_file, tmp_path, swapped=swapped, **right))
-    wrong = {"inputs": right["against_inputs"], "against_inputs": right["inputs"]}
-    with pytest.raises(ValueError, match="FLOAT32"):
-        measure(job(int8_file, float_file, tmp_path, swapped=swapped, **wrong))
-
-
 def test_processes_and_load_order_are_put_together(int8_file: Path, float_file: Path) -> None:
     found = compare(int8_file, float_file, processes=2, blocks=4, seconds=0.05)
-    assert (found.processes, found.blocks) == (2, 4)
+    assert (found.device, found.timing, found.processes, found.blocks) == ("local", "measured", 2, 4)
     assert found.runs >= 2 * 4 * 2
     assert found.ratio.low <= found.ratio.value <= found.ratio.high
     assert found.model_ms > 0
 
 
+def test_each_model_gets_its_own_inputs(int8_file: Path, float_file: Path) -> None:
+    int8, float32 = (np.zeros((1, 8, 6, 3), dtype=dtype) for dtype in (np.int8, np.float32))
+    compare(int8_file, float_file, [int8], [float32], processes=1, blocks=2, seconds=0.01)
+    with pytest.raises(DeviceError, match="in0-0"):
+        compare(int8_file, float_file, [np.zeros((1, 5), np.int8)], [float32], processes=1, blocks=2, seconds=0.01)
+
+
 def test_a_file_that_is_no_model_is_refused_by_name(int8_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.tflite"
     other.write_text("not a model")
-    with pytest.raises(UsageError, match=r"other\.tflite"):
+    with pytest.raises(DeviceError, match=r"against other\.tflite"):
         compare(int8_file, other, processes=1)
-    with pytest.raises(UsageError, match=r"other\.tflite"):
+    with pytest.raises(DeviceError, match=r"other\.tflite against"):
         compare(other, int8_file, processes=1)
-
-
-def test_as_a_process_it_says_what_went_wrong(int8_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text(json.dumps(job(int8_file, tmp_path / "none.tflite", tmp_path)))
-    program = [sys.executable, "-m", "edgekd.bench.interleaved", str(tmp_path / "job.json")]
-    assert subprocess.run(program, check=False).returncode == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["exit_code"] == UsageError.exit_code
-    assert "none.tflite" in result["error"]

@@ -89,7 +89,7 @@ def test_a_sensor_may_vanish_while_a_program_runs(tmp_path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("runtime", ["litert", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["ai-edge-litert", "onnxruntime", "openvino"])
 def test_the_runtimes_load(runtime: str, tmp_path: Path) -> None:
     settings = prepared(NAMES[0])
     first, *_ = needed(lambda: libraries(runtime, settings.architecture))

@@ -259,7 +259,9 @@ def test_a_description_and_rates_are_read() -> None:
 
 
 def test_a_job_is_written_line_by_line() -> None:
-    model = JobModel("model0.tflite", "litert", "../../lib/a/lib.so", ("in0-0.bin",), ("out0-0.bin", "out0-1.bin"))
+    model = JobModel(
+        "model0.tflite", "ai-edge-litert", "../../lib/a/lib.so", ("in0-0.bin",), ("out0-0.bin", "out0-1.bin")
+    )
     job = Job(
         models=(model,), runs=128, seconds=6.0, warmup_seconds=0.5, sample_ms=100, samples=("/sys/a b",), lock="x"
     )
@@ -275,7 +277,7 @@ def test_a_job_is_written_line_by_line() -> None:
         "sample /sys/a b",
         "lock x",
         "model model0.tflite",
-        "runtime litert",
+        "runtime ai-edge-litert",
         "library ../../lib/a/lib.so",
         "input in0-0.bin",
         "output out0-0.bin",

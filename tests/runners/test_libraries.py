@@ -15,12 +15,12 @@ from tests.runners.peers import needed
 MACHINES = {"x86_64": (2, 62), "aarch64": (2, 183), "armv7": (1, 40)}
 """What an ELF header says: its class (1 is 32 bits, 2 is 64) and its machine."""
 PAIRS = [
-    ("litert", "aarch64"),
+    ("ai-edge-litert", "aarch64"),
     ("onnxruntime", "aarch64"),
     ("openvino", "aarch64"),
     ("tflite-runtime", "aarch64"),
     ("tflite-runtime", "armv7"),
-    ("litert", "x86_64"),
+    ("ai-edge-litert", "x86_64"),
     ("onnxruntime", "x86_64"),
     ("openvino", "x86_64"),
 ]
@@ -32,7 +32,7 @@ def pack(file: Path, members: dict[str, bytes], **changes: object) -> Wheel:
         for name, content in members.items():
             archive.writestr(name, content)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    wheel = Wheel("small", "small-package", "1.0", "aarch64", "manylinux2014_aarch64", digest, tuple(members))
+    wheel = Wheel("small", "1.0", "aarch64", "manylinux2014_aarch64", digest, tuple(members))
     return replace(wheel, **changes)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ import pytest
 from edgekd.errors import DeviceError
 from edgekd.runners import ssh
 from edgekd.runners.job import Job, Outcome
-from edgekd.runners.local_connection import LocalConnection
+from edgekd.runners.local import LocalConnection
 from edgekd.runners.session import DeviceSession, ModelFiles, hold
 from tests.runners.conftest import HERE
 from tests.runners.sshd import Keys, Server, serve
@@ -58,7 +58,7 @@ def model_of(tmp_path: Path, behaviour: str = "", name: str = "model.tflite") ->
     model, samples = tmp_path / name, tmp_path / "samples.bin"
     model.write_bytes(behaviour.encode())
     samples.write_bytes(bytes(range(8)))
-    return ModelFiles("litert", model, (samples,), (tmp_path / "output.bin",))
+    return ModelFiles("ai-edge-litert", model, (samples,), (tmp_path / "output.bin",))
 
 
 def folders(server: Server) -> list[Path]:
@@ -349,7 +349,7 @@ def test_outputs_that_are_not_what_was_announced(
     server: Server, fake_agent: Path, library: Path, tmp_path: Path
 ) -> None:
     files = model_of(tmp_path)
-    more = ModelFiles("litert", files.model, files.inputs, (*files.outputs, tmp_path / "second.bin"))
+    more = ModelFiles("ai-edge-litert", files.model, files.inputs, (*files.outputs, tmp_path / "second.bin"))
     assert "outputs" in refused(lambda: run_once(server, fake_agent, library, more))
     files.inputs[0].write_bytes(bytes(9))
     assert "announced" in refused(lambda: run_once(server, fake_agent, library, files))

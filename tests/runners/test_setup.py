@@ -33,8 +33,8 @@ def test_a_device_is_set_up_once(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_each_architecture_runs() -> None:
     assert runtimes("armv7") == ["tflite-runtime"]
-    assert set(runtimes("aarch64")) == {"litert", "onnxruntime", "openvino", "tflite-runtime"}
-    assert set(runtimes("x86_64")) == {"litert", "onnxruntime", "openvino"}
+    assert set(runtimes("aarch64")) == {"ai-edge-litert", "onnxruntime", "openvino", "tflite-runtime"}
+    assert set(runtimes("x86_64")) == {"ai-edge-litert", "onnxruntime", "openvino"}
 
 
 def test_the_processors_of_the_profiles_are_those_of_their_architecture() -> None:
