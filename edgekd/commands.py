@@ -251,6 +251,7 @@ def doctor_command() -> Result:
         lines.append(
             f"{name}: ready" if state["ready"] else f"{name}: missing {', '.join(state['missing'])}; {state['mend']}"
         )
+    lines += ["", *(f"{name}: {state}" for name, state in document["devices"].items())]
     return Result(document, "\n".join(lines))
 
 

@@ -10,6 +10,8 @@ from edgekd.keys import package_version
 
 DATA = ("numpy", "scipy", "scikit-learn")
 TEXT = (*DATA, "tokenizers")
+DEVICE_PACKAGES = ("paramiko", "ziglang")
+"""What the ways to devices and the agent's compilation need."""
 APART = "tflite-runtime"
 APART_PACKAGES = ("tflite-runtime==2.14.0", "numpy<2")
 NEWEST_PYTHON = (3, 11)

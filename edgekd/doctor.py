@@ -17,7 +17,9 @@ from edgekd.dependencies import (
     install_command,
     missing,
 )
+from edgekd.device import device_names
 from edgekd.keys import package_version
+from edgekd.runners.setup import device_state
 from edgekd.target import Target, load_target, target_names
 
 
@@ -35,6 +37,7 @@ def examine() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "packages": {name: {"installed": package_version(name), "tested": tested.get(name)} for name in packages},
         "targets": {name: _readiness(missing(needed[name]), target) for name, target in targets.items()},
+        "devices": {name: device_state(name) for name in device_names()},
     }
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from edgekd.device import DeviceProfile
+from edgekd.dependencies import DEVICE_PACKAGES, install_command, missing
+from edgekd.device import DeviceProfile, load_device
 from edgekd.runners import board, emulator
 from edgekd.runners.libraries import libraries, runtimes
 from edgekd.runners.sysroot import host_architecture
@@ -19,6 +20,23 @@ def setup(profile: DeviceProfile, progress: Progress = silent) -> None:
         progress(done, len(parts), note)
         make()
     progress(len(parts), len(parts))
+
+
+def device_state(name: str) -> str:
+    """Whether a device that comes along can be used as it is, and if not, what to do; as far as this machine knows."""
+    profile = load_device(name)
+    if absent := missing(DEVICE_PACKAGES):
+        return f"missing {', '.join(absent)}; run: {install_command(['devices'])}"
+    match profile.runner:
+        case "emulator":
+            there = emulator.is_prepared(emulator.settings_of(profile))
+        case "board":
+            there = board.is_prepared()
+        case "ssh":
+            return "ready, with the host in a file of yours"
+        case "local":
+            there = True
+    return "ready" if there else f"not set up; run: edgekd devices setup {name}"
 
 
 def _parts(profile: DeviceProfile) -> Iterator[tuple[str, Callable[[], object]]]:
