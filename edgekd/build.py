@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from edgekd import __version__
-from edgekd.artifact import Artifact, Facts, Provenance
+from edgekd.artifact import Artifact, Provenance
 from edgekd.errors import EdgekdError, ExportError, GateError
-from edgekd.interrupts import heeded_interrupts
 from edgekd.keys import source_digest
 from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.publish import check_writable, publish, withdraw
@@ -145,12 +144,10 @@ def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult]
     )
     with watcher.step(step.name) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-        def make(out: Path) -> Facts:
-            with heeded_interrupts():
-                return step.load()(Work(step.config, inputs, out, step.seed, progress))
-
-        artifact, cached = store.obtain(Order(key, step.name, step.ensures, provenance), make)
+        artifact, cached = store.obtain(
+            Order(key, step.name, step.ensures, provenance),
+            lambda out: step.load()(Work(step.config, inputs, out, step.seed, progress)),
+        )
     seconds = 0.0 if cached else artifact.provenance.seconds
     watcher.done(step.name, cached, seconds)
     return StepResult(artifact, cached, seconds)
