@@ -30,6 +30,7 @@ def cached(run: Run) -> dict[str, bool]:
 
 
 def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
+    """A build in a process that heeds Ctrl-C, also where these tests run in the background and do not."""
     return subprocess.Popen(
         [sys.executable, "-m", "edgekd", *BUILD, "--json", *overrides((*QUICK, *settings))],
         cwd=folder,
@@ -37,6 +38,7 @@ def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
