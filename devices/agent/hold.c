@@ -20,6 +20,9 @@ enum { MAX_DEPTH = 64 };
 
 static const char MARK[] = ".held", DOOR[] = ".sweep";
 
+static const int ENDING[] = {SIGTERM, SIGHUP, SIGINT};
+enum { ENDING_COUNT = sizeof ENDING / sizeof ENDING[0] };
+
 static volatile sig_atomic_t asked;
 
 static void ask(int number) { asked = number; }
@@ -35,8 +38,10 @@ static bool empty(int file, int depth) {
     for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
         const char *name = entry->d_name;
         if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) continue;
+        struct stat about;
         if (unlinkat(file, name, 0) == 0 || errno == ENOENT) continue;
-        fchmodat(file, name, 0700, 0);
+        if (fstatat(file, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(about.st_mode))
+            fchmodat(file, name, 0700, 0);
         int inner = openat(file, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (inner < 0 || !empty(inner, depth + 1)) whole = false;
         if (unlinkat(file, name, AT_REMOVEDIR) != 0 && errno != ENOENT) whole = false;
@@ -104,11 +109,14 @@ static void split(const char *folder, char *path, char *parent) {
 void hold(const char *folder) {
     static char path[PATH_MAX], parent[PATH_MAX];
     struct sigaction action = {.sa_handler = ask};
-    sigset_t ours, before;
+    sigset_t ours, open_signals;
     sigemptyset(&ours);
-    for (size_t i = 0; i < 3; i++) sigaddset(&ours, (const int[]){SIGTERM, SIGHUP, SIGINT}[i]);
-    sigprocmask(SIG_BLOCK, &ours, &before);
-    for (size_t i = 0; i < 3; i++) sigaction((const int[]){SIGTERM, SIGHUP, SIGINT}[i], &action, NULL);
+    for (size_t i = 0; i < ENDING_COUNT; i++) sigaddset(&ours, ENDING[i]);
+    sigprocmask(SIG_BLOCK, &ours, &open_signals);
+    for (size_t i = 0; i < ENDING_COUNT; i++) {
+        sigaction(ENDING[i], &action, NULL);
+        sigdelset(&open_signals, ENDING[i]);
+    }
     signal(SIGPIPE, SIG_IGN);
     split(folder, path, parent);
     make_parents(path);
@@ -118,7 +126,7 @@ void hold(const char *folder) {
     close(door);
     event_begin("held");
     event_end();
-    wait_for_the_end(&before);
+    wait_for_the_end(&open_signals);
     door = enter(parent);
     bool removed = remove_folder(path);
     close(mark);

@@ -22,9 +22,13 @@ def difference_onnx(folder: Path, batch: int | str = 1) -> Path:
     return folder / "less.onnx"
 
 
-def difference_tflite(folder: Path) -> Path:
-    """With a signature that has the inputs in another order than the graph."""
+def difference_tflite(folder: Path, open_batch: bool = False) -> Path:
+    """With a signature that has the inputs in another order than the graph; open_batch: the first side is left open,
+    as TensorFlow's converter does it.
+    """
     tensors = [_tensor(name) for name in ("a", "b", "less")]
+    for tensor in tensors if open_batch else []:
+        tensor.shapeSignature = [-1, *SHAPE[1:]]
     operator = schema.OperatorT()
     operator.inputs, operator.outputs = [0, 1], [2]
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.SubOptions, schema.SubOptionsT()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -75,9 +76,12 @@ def test_inputs_go_in_in_the_files_own_order(runtime: str, tmp_path: Path) -> No
     assert [event["name"] for event in told.of("tensor")] == ["a", "b", "less"]
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "runtime", ["ai-edge-litert", "onnxruntime", "openvino", pytest.param("tflite-runtime", marks=needs_environment)]
+)
 def test_a_batch_that_the_file_leaves_open_is_one(runtime: str, tmp_path: Path) -> None:
-    model = difference_onnx(tmp_path, batch="n")
+    tflite = runtime in ("ai-edge-litert", "tflite-runtime")
+    model = difference_tflite(tmp_path, open_batch=True) if tflite else difference_onnx(tmp_path, batch="n")
     a, b = numbers(tmp_path, "a.bin", 3, seed=1), numbers(tmp_path, "b.bin", 3, seed=2)
     if runtime == "openvino":
         import openvino
@@ -214,9 +218,7 @@ def test_a_damaged_model_is_an_error_that_names_the_call(
     told = run_job(tmp_path, section(runtime, file.name))
     assert told.code == 1
     assert "failed: " in told.error
-    assert told.error.split()[0].startswith(
-        {"ai-edge-litert": "LiteRt", "onnxruntime": "CreateSession", "openvino": "ov_"}[runtime]
-    )
+    assert told.error.startswith(CALLS[runtime])
 
 
 @needs_environment
@@ -240,6 +242,21 @@ def test_a_library_of_something_else_is_refused(runtime: str, tmp_path: Path) ->
     told = run_job(tmp_path, lines)
     assert told.code == 1
     assert told.error.startswith("the runtime's library ")
+
+
+def test_a_runtime_that_crashes_is_heard(tmp_path: Path) -> None:
+    """What it wrote before is kept back while a model is loaded, but not if that is the end."""
+    source = tmp_path / "crash.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n"
+        'const void *OrtGetApiBase(void) { fputs("terminate: out of ideas\\n", stderr); abort(); }\n'
+    )
+    _, command = build._compiler(HERE)
+    compile_program([*command, "-shared"], [source], tmp_path / "crash.so")
+    lines = f"model {difference_onnx(tmp_path).name}\nruntime onnxruntime\nlibrary crash.so\n"
+    done = subprocess.run([str(agent()), "run", str(write_job(tmp_path, lines))], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGABRT
+    assert b"out of ideas" in done.stderr
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
