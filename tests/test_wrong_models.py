@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from coremltools.proto import Model_pb2
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.bench.harness import generated_inputs
+from edgekd.bench.foreign import generated_inputs
 from edgekd.dependencies import EXPORTING, EXTRAS, FORMAT_EXTRAS, RUNTIMES
 from edgekd.export.formats import MODEL_FILE, export_program
 from edgekd.export.tflite_pack import pack
