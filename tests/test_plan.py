@@ -307,7 +307,7 @@ def keys_as_they_are(checkout: Path) -> dict[str, str]:
         ("compress/qat.py", {"program"}, {"data", "teacher", "student"}),
         ("export/tflite.py", EXPORTS, TRAINING),
         ("verify/readback.py", VERIFY, TRAINING | EXPORTS),
-        ("bench/harness.py", {MEASURE, *COMPARISONS}, TRAINING | EXPORTS),
+        ("bench/measurement.py", {MEASURE, *COMPARISONS}, TRAINING | EXPORTS),
         ("report/html.py", set(), EVERYTHING),
         ("cli.py", set(), EVERYTHING),
     ],
