@@ -12,7 +12,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install scripts/system-packages
 	PYTHON=$(PYTHON) scripts/install

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from edgekd import __version__
 from edgekd.artifact import Artifact, Provenance
-from edgekd.errors import EdgekdError, ExportError, GateError
+from edgekd.errors import DependencyError, DeviceError, EdgekdError, ExportError, GateError
 from edgekd.keys import source_digest
 from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.publish import check_writable, publish, withdraw
@@ -84,8 +84,9 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
     watcher = watcher or NobodyWatches()
     results: dict[str, StepResult] = {}
     trained = store.get(plan.keys["program"]) is not None
-    for device in _devices_to_reach(plan, store):
-        reach(device)
+    for found in reached(plan, store):
+        if found.error is not None:
+            raise found.error
     for step in plan.steps:
         if step.ensures == PREFLIGHT and trained:
             continue
@@ -103,6 +104,26 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
         document = build_document(plan, artifacts)
         report = write_report(home, document)
     return BuildResult(report, document, results)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A device, and why it cannot be reached."""
+
+    device: str
+    error: EdgekdError | None = None
+
+
+def reached(plan: Plan, store: Store) -> Iterator[Reached]:
+    """Reach each device that is still to be measured on: better to know now than when all is trained."""
+    configs = [step.config for step in plan.steps if store.get(plan.keys[step.name]) is None]
+    for device in dict.fromkeys(config.device for config in configs if isinstance(config, MeasureConfig)):
+        try:
+            reach(device)
+        except (DependencyError, DeviceError) as error:
+            yield Reached(device, error)
+        else:
+            yield Reached(device)
 
 
 @dataclass(frozen=True)
@@ -151,12 +172,6 @@ def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult]
     seconds = 0.0 if cached else artifact.provenance.seconds
     watcher.done(step.name, cached, seconds)
     return StepResult(artifact, cached, seconds)
-
-
-def _devices_to_reach(plan: Plan, store: Store) -> list[str]:
-    """The devices that are still to be measured on: better to know now than when all is trained."""
-    configs = [step.config for step in plan.steps if store.get(plan.keys[step.name]) is None]
-    return list(dict.fromkeys(config.device for config in configs if isinstance(config, MeasureConfig)))
 
 
 def _ancestry(plan: Plan, target: TargetPlan) -> set[str]:

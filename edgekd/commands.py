@@ -57,7 +57,7 @@ def build_command(
 def plan_command(
     recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str]
 ) -> Result:
-    from edgekd.build import preflight, store_root
+    from edgekd.build import preflight, reached, store_root
     from edgekd.progress import watching
     from edgekd.store import Store
 
@@ -65,6 +65,7 @@ def plan_command(
         store = Store(store_root(source.folder))
         with watching(len(plan.targets)) as watcher:
             flights = preflight(plan, store, watcher)
+        devices_found = list(reached(plan, store))
         steps = [
             {"name": step.name, "key": plan.keys[step.name], "cached": store.get(plan.keys[step.name]) is not None}
             for step in plan.steps
@@ -78,6 +79,10 @@ def plan_command(
         "origin": source.origin,
         "targets": list(targets),
         "preflight": preflights,
+        "devices": [
+            {"device": found.device, "reached": found.error is None, "why_not": str(found.error or "")}
+            for found in devices_found
+        ],
         "steps": steps,
     }
     rows = [(step["name"], "cached" if step["cached"] else "to run", str(step["key"])[:16]) for step in steps]
@@ -86,7 +91,10 @@ def plan_command(
         text += f"\n{entry['target']}: " + (
             f"exports, about {entry['bytes']:,} bytes" if entry["exports"] else f"will not export: {entry['why_not']}"
         )
-    return Result(document, text, next((found.error.exit_code for found in flights if found.error), 0))
+    for found in devices_found:
+        text += f"\n{found.device}: " + (f"cannot be reached: {found.error}" if found.error else "reached")
+    errors = [error for error in (*(one.error for one in flights), *(one.error for one in devices_found)) if error]
+    return Result(document, text, errors[0].exit_code if errors else 0)
 
 
 def verify_command(artifact_dir: Path) -> Result:

@@ -22,6 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_targets_and_devices_are_inside_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"edgekd/targets/tflite-arm.toml", "edgekd/devices/local.toml"} <= set(names)
+    assert {"edgekd/devices/agent/main.c", "edgekd/devices/libraries/wheels.toml"} <= set(names)
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"edgekd"}
 
