@@ -11,7 +11,8 @@ from edgekd.bench.measurement import model_files
 from edgekd.bench.protocol import WARMUP_RUNS
 from edgekd.bench.statistics import CONFIDENCE, RESAMPLES
 from edgekd.device import device_label, load_device
-from edgekd.runners.job import Job, ModelOutcome
+from edgekd.runners.events import ModelOutcome
+from edgekd.runners.job import Job
 from edgekd.runners.session import session
 from edgekd.runtimes import runtime_on
 from edgekd.step import Progress, silent

@@ -16,7 +16,8 @@ from edgekd.bench.power.source import Series, Source
 from edgekd.bench.protocol import WARMUP_RUNS, WARMUP_SECONDS, Protocol
 from edgekd.bench.statistics import Percentile, percentile, stability
 from edgekd.device import DeviceProfile, device_label, load_device
-from edgekd.runners.job import Job, ModelOutcome, Outcome, Phase
+from edgekd.runners.events import ModelOutcome, Outcome, Phase
+from edgekd.runners.job import Job
 from edgekd.runners.libraries import find
 from edgekd.runners.session import DeviceSession, ModelFiles, session
 from edgekd.runtimes import runtime_on

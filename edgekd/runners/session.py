@@ -22,18 +22,17 @@ from edgekd.dependencies import require
 from edgekd.device import DeviceProfile
 from edgekd.errors import DeviceError
 from edgekd.runners.connection import Connection, Process
-from edgekd.runners.job import (
+from edgekd.runners.events import (
     Description,
-    Job,
-    JobModel,
+    Held,
     ModelOutcome,
     Outcome,
     Rates,
+    Swept,
     one_event,
-    parse_description,
     parse_events,
-    parse_rates,
 )
+from edgekd.runners.job import Job, JobModel
 from edgekd.runners.streams import printable
 
 T = TypeVar("T")
@@ -114,7 +113,7 @@ class DeviceSession:
         """What one core reaches; the device should have nothing else to do."""
         process = self._connection.start([self._agent, "rates", f"{seconds:g}"])
         lines = process.lines(PATIENCE_SECONDS + seconds)
-        return _told(self._connection, process, lambda lines: parse_rates(lines, self.name), lines)
+        return _told(self._connection, process, lambda lines: one_event(lines, Rates, self.name), lines)
 
     def _push_model(self, number: int, files: ModelFiles) -> JobModel:
         suffix = files.model.suffix if files.model.suffix in SUFFIXES else ""
@@ -197,12 +196,12 @@ def hold(connection: Connection, agent: Path, libraries: Libraries) -> Iterator[
     description = _describe(connection, program)
     parent = f"{connection.home}/run"
     process = connection.start([program, "sweep", parent])
-    _told(connection, process, lambda lines: one_event(lines, "swept", connection.name), process.lines(ANSWER_SECONDS))
+    _told(connection, process, lambda lines: one_event(lines, Swept, connection.name), process.lines(ANSWER_SECONDS))
     folder = f"{parent}/{secrets.token_hex(8)}"
     holder = connection.start([program, "hold", folder])
     try:
         first = itertools.islice(holder.lines(ANSWER_SECONDS), 1)
-        one_event(first, "held", connection.name)
+        one_event(first, Held, connection.name)
         yield DeviceSession(connection, program, folder, description, libraries)
     except BaseException:
         with suppress(DeviceError):
@@ -237,7 +236,7 @@ def _put_agent(connection: Connection, agent: Path) -> str:
 def _describe(connection: Connection, program: str) -> Description:
     process = connection.start([program, "describe"])
     lines = process.lines(ANSWER_SECONDS)
-    return _told(connection, process, lambda lines: parse_description(lines, connection.name), lines)
+    return _told(connection, process, lambda lines: one_event(lines, Description, connection.name), lines)
 
 
 def _told(connection: Connection, process: Process, parse: Callable[[Iterator[bytes]], T], lines: Iterator[bytes]) -> T:

@@ -11,7 +11,8 @@ from edgekd.bench import measurement
 from edgekd.bench.measurement import ATTEMPTS, Measured, kept, measure
 from edgekd.bench.protocol import Protocol
 from edgekd.errors import DeviceError, UsageError
-from edgekd.runners.job import Description, Job, ModelOutcome, Outcome, Phase, Readings, Runs, State
+from edgekd.runners.events import Description, ModelOutcome, Outcome, Phase, Readings, Runs, State
+from edgekd.runners.job import Job
 from edgekd.runners.session import ModelFiles
 from edgekd.runtimes import open_session
 from tests.export.small import int8_content

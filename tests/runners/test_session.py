@@ -16,7 +16,8 @@ import pytest
 
 from edgekd.errors import DeviceError
 from edgekd.runners import ssh
-from edgekd.runners.job import Job, Outcome
+from edgekd.runners.events import Outcome
+from edgekd.runners.job import Job
 from edgekd.runners.local import LocalConnection
 from edgekd.runners.session import DeviceSession, ModelFiles, hold
 from tests.runners.conftest import HERE
@@ -186,7 +187,7 @@ def test_an_agent_that_misbehaves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgekd.runners.job.RUNS_LIMIT", 1 << 20)
+    monkeypatch.setattr("edgekd.runners.events.RUNS_LIMIT", 1 << 20)
     files = model_of(tmp_path, behaviour)
     message = refused(lambda: run_once(server, fake_agent, library, files))
     assert message.startswith(f"ssh {server.user}@127.0.0.1:{server.port}: ")
