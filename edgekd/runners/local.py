@@ -2,12 +2,10 @@
 
 import contextlib
 import os
-import platform
 import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +13,10 @@ from pathlib import Path
 from edgekd.cache import cache_dir
 from edgekd.device import DeviceProfile
 from edgekd.errors import DeviceError
-from edgekd.runners.connection import MACHINES, NO_ENVIRONMENT, Connection
-from edgekd.runners.streams import TAIL_LIMIT, keep_tail, printable, split_lines
+from edgekd.runners.connection import NO_ENVIRONMENT, Connection
+from edgekd.runners.streams import CHUNK, TAIL_LIMIT, keep_tail, printable, save, split_lines
+from edgekd.runners.sysroot import host_architecture
 
-CHUNK = 1 << 16
 END_SECONDS = 30.0
 
 
@@ -101,18 +99,8 @@ class LocalConnection:
                 raise
 
     def pull(self, source: str, target: Path, limit: int) -> None:
-        with self._told(f"{source} cannot be fetched"), tempfile.TemporaryDirectory(dir=target.parent) as aside:
-            half = Path(aside) / target.name
-            with Path(source).open("rb") as reader, half.open("wb") as writer:
-                left = limit
-                while chunk := reader.read(min(CHUNK, left + 1)):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise DeviceError(
-                            f"{self.name}: {source} is longer than the {limit} bytes announced; run it again"
-                        )
-                    writer.write(chunk)
-            half.replace(target)
+        with self._told(f"{source} cannot be fetched"), Path(source).open("rb") as reader:
+            save(reader.read, target, limit, f"{self.name}: {source}")
 
     def size(self, path: str) -> int | None:
         with self._told(f"{path} cannot be looked at"):
@@ -160,11 +148,7 @@ def _make_folders(file: Path) -> None:
 @contextlib.contextmanager
 def connect(profile: DeviceProfile) -> Iterator[Connection]:
     """This machine, with its files in `device` below the cache."""
-    machine = platform.machine()
-    known = [name for name, those in MACHINES.items() if machine in those]
-    if not known:
-        raise DeviceError(f"this machine: nothing is built for {machine}; known: {', '.join(MACHINES)}")
-    connection = LocalConnection("this machine", profile.architecture or known[0], cache_dir() / "device")
+    connection = LocalConnection("this machine", profile.architecture or host_architecture(), cache_dir() / "device")
     try:
         yield connection
     finally:

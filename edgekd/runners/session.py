@@ -111,9 +111,8 @@ class DeviceSession:
 
     def rates(self, seconds: float) -> Rates:
         """What one core reaches; the device should have nothing else to do."""
-        process = self._connection.start([self._agent, "rates", f"{seconds:g}"])
-        lines = process.lines(PATIENCE_SECONDS + seconds)
-        return _told(self._connection, process, lambda lines: one_event(lines, Rates, self.name), lines)
+        command = [self._agent, "rates", f"{seconds:g}"]
+        return _answer(self._connection, command, Rates, PATIENCE_SECONDS + seconds)
 
     def _push_model(self, number: int, files: ModelFiles) -> JobModel:
         suffix = files.model.suffix if files.model.suffix in SUFFIXES else ""
@@ -193,10 +192,9 @@ def hold(connection: Connection, agent: Path, libraries: Libraries) -> Iterator[
     agent: the program of this machine for the device's architecture. libraries: as `edgekd.runners.libraries` has it.
     """
     program = _put_agent(connection, agent)
-    description = _describe(connection, program)
+    description = _answer(connection, [program, "describe"], Description)
     parent = f"{connection.home}/run"
-    process = connection.start([program, "sweep", parent])
-    _told(connection, process, lambda lines: one_event(lines, Swept, connection.name), process.lines(ANSWER_SECONDS))
+    _answer(connection, [program, "sweep", parent], Swept)
     folder = f"{parent}/{secrets.token_hex(8)}"
     holder = connection.start([program, "hold", folder])
     try:
@@ -233,10 +231,10 @@ def _put_agent(connection: Connection, agent: Path) -> str:
     return target
 
 
-def _describe(connection: Connection, program: str) -> Description:
-    process = connection.start([program, "describe"])
-    lines = process.lines(ANSWER_SECONDS)
-    return _told(connection, process, lambda lines: one_event(lines, Description, connection.name), lines)
+def _answer(connection: Connection, command: list[str], kind: type[T], seconds: float = ANSWER_SECONDS) -> T:
+    """The one event that a command of the agent tells."""
+    process = connection.start(command)
+    return _told(connection, process, lambda lines: one_event(lines, kind, connection.name), process.lines(seconds))
 
 
 def _told(connection: Connection, process: Process, parse: Callable[[Iterator[bytes]], T], lines: Iterator[bytes]) -> T:

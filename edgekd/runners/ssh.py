@@ -7,7 +7,6 @@ import os
 import shlex
 import socket
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,12 +19,10 @@ from paramiko.hostkeys import InvalidHostKey
 from edgekd.device import DeviceProfile
 from edgekd.errors import DeviceError, first_line
 from edgekd.runners.connection import MACHINES, NO_ENVIRONMENT, Connection
-from edgekd.runners.streams import TAIL_LIMIT, keep_tail, printable, split_lines
+from edgekd.runners.streams import CHUNK, TAIL_LIMIT, keep_tail, printable, save, split_lines
 
 HOME = ".edgekd"
 PORT = 22
-CHUNK = 30_000
-"""Bytes in a request, which with its head fits into a packet of ssh."""
 CONNECT_SECONDS = 15.0
 END_SECONDS = 30.0
 ASK_EVERY_SECONDS = 5.0
@@ -161,18 +158,8 @@ class SshConnection:
                     raise
 
     def pull(self, source: str, target: Path, limit: int) -> None:
-        with self._told(f"{source} cannot be fetched"), tempfile.TemporaryDirectory(dir=target.parent) as aside:
-            half = Path(aside) / target.name
-            with self._sftp().open(source, "rb") as reader, half.open("wb") as writer:
-                left = limit
-                while chunk := reader.read(min(CHUNK, left + 1)):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise DeviceError(
-                            f"{self.name}: {source} is longer than the {limit} bytes announced; run it again"
-                        )
-                    writer.write(chunk)
-            half.replace(target)
+        with self._told(f"{source} cannot be fetched"), self._sftp().open(source, "rb") as reader:
+            save(reader.read, target, limit, f"{self.name}: {source}")
 
     def size(self, path: str) -> int | None:
         with self._told(f"{path} cannot be looked at"):

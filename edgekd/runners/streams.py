@@ -1,11 +1,15 @@
-"""Lines out of a program's output, and text from a device made fit to print. What comes in is not trusted."""
+"""What comes from a device, which is not trusted: a program's output as lines, files, and text made fit to print."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from edgekd.errors import DeviceError
 
 LINE_LIMIT = 1 << 24
+CHUNK = 30_000
+"""Bytes in a request, which with its head fits into a packet of ssh."""
 TAIL_LIMIT = 1 << 12
 TEXT_LIMIT = 300
 
@@ -45,6 +49,23 @@ def keep_tail(read: Callable[[], bytes], tail: bytearray) -> None:
     while chunk := read():
         tail += chunk
         del tail[:-TAIL_LIMIT]
+
+
+def save(read: Callable[[int], bytes], target: Path, limit: int, what: str) -> None:
+    """Write what `read` gives, so many bytes at most at a time, until it gives none; `target` is whole or not there.
+
+    Raises DeviceError, beginning with `what`, if there are more than `limit` bytes.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as aside:
+        half = Path(aside) / target.name
+        with half.open("wb") as writer:
+            left = limit
+            while chunk := read(min(CHUNK, left + 1)):
+                left -= len(chunk)
+                if left < 0:
+                    raise DeviceError(f"{what} is longer than the {limit} bytes announced; run it again")
+                writer.write(chunk)
+        half.replace(target)
 
 
 def printable(text: str | bytes, limit: int = TEXT_LIMIT) -> str:

@@ -15,11 +15,10 @@ from filelock import FileLock
 
 from edgekd.cache import cache_dir, made
 from edgekd.errors import DependencyError
+from edgekd.runners.connection import MACHINES
 
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf"}
 """What Debian calls the architectures."""
-MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64", "armv7l": "armv7"}
-"""The architectures by what a kernel calls them."""
 TOOLS = ("apt-get", "dpkg-deb")
 MERGED = ("bin", "lib", "lib64", "sbin")
 """Folders that newer releases keep in /usr, where the root has links to them."""
@@ -52,9 +51,10 @@ Dir::Log "{state}";
 def host_architecture() -> str:
     """The architecture of this machine; raises DependencyError where nothing is prepared for it."""
     machine = platform.machine()
-    if machine not in MACHINES:
-        raise DependencyError(f"emulators are fetched for {', '.join(DEBIAN)}; this machine is {machine}")
-    return MACHINES[machine]
+    for architecture, machines in MACHINES.items():
+        if machine in machines:
+            return architecture
+    raise DependencyError(f"nothing is built for this machine, {machine}; known: {', '.join(MACHINES)}")
 
 
 def sysroot(architecture: str, packages: Sequence[str]) -> Path:
