@@ -13,7 +13,7 @@ enum {
     JOB_MAX_FILES = 16, /* inputs or outputs of a model */
     JOB_MAX_SENSORS = 16,
     JOB_MAX_THREADS = 64,
-    JOB_MAX_RUNS = 1 << 24,
+    JOB_MAX_RUNS = 1 << 26, /* as RUNS_LIMIT in edgekd/runners/events.py */
     JOB_MAX_BLOCKS = 10000,
     JOB_MAX_SAMPLE_MS = 60000,
     JOB_MAX_SECONDS = 86400,
