@@ -19,6 +19,7 @@ from edgekd.device import DeviceProfile, device_label, load_device
 from edgekd.runners.events import ModelOutcome, Outcome, Phase
 from edgekd.runners.job import Job
 from edgekd.runners.libraries import find
+from edgekd.runners.measurable import architecture_of, require_measurable
 from edgekd.runners.session import DeviceSession, ModelFiles, session
 from edgekd.runtimes import runtime_on
 from edgekd.step import Progress, silent
@@ -96,8 +97,10 @@ def measure(
     cannot be reached, has no such runtime, or its runtime refuses the model.
     """
     profile = load_device(device)
+    runtime = runtime or runtime_on(model, architecture_of(profile))
+    require_measurable(device, runtime)
     with session(profile) as held, tempfile.TemporaryDirectory(prefix="edgekd-") as place:
-        files = model_files(model, runtime or runtime_on(model, held.architecture), inputs, outputs, Path(place))
+        files = model_files(model, runtime, inputs, outputs, Path(place))
         source = find_source(held.description.sensors, profile.power)
         for attempt in range(1, ATTEMPTS + 1):
             outcomes = []
