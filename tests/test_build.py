@@ -280,7 +280,7 @@ def test_more_targets_share_the_training(unbroken: Built, tmp_path: Path) -> Non
     run = edgekd(tmp_path, *BUILD, *targets, "--json", *overrides(QUICK))
     assert run.code == 0, run.stderr
     shared = {"data", "teacher", "outputs", "student", "program", "verify[tflite-arm]", "measure[tflite-arm on local]"}
-    assert all(cached(run)[name] for name in shared)
+    assert [name for name in sorted(shared) if not cached(run)[name]] == []
     artifacts = run.document["artifacts"]
     assert [artifact["target"] for artifact in artifacts] == ["tflite-arm", "onnx-arm", "openvino-x86"]
     for artifact in artifacts:

@@ -64,7 +64,7 @@ def sweep(parent: Path) -> None:
                     fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder)
                     count += 1
-            except BlockingIOError:
+            except (BlockingIOError, FileNotFoundError):
                 pass
     tell("swept", count=count)
 
