@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgekd.bench import validity
-from edgekd.bench.energy import Energy, Recording, energy, run_starts
+from edgekd.bench.energy import WINDOW_SECONDS, Energy, Recording, energy, run_starts
 from edgekd.bench.power import find_source
-from edgekd.bench.power.source import Series, Source
+from edgekd.bench.power.source import NoSource, Series, Source
 from edgekd.bench.protocol import WARMUP_RUNS, WARMUP_SECONDS, Protocol
 from edgekd.bench.statistics import Percentile, percentile, stability
 from edgekd.device import DeviceProfile, device_label, load_device
@@ -101,12 +101,12 @@ def measure(
     require_measurable(device, runtime)
     with session(profile) as held, tempfile.TemporaryDirectory(prefix="edgekd-") as place:
         files = model_files(model, runtime, inputs, outputs, Path(place))
-        source = find_source(held.description.sensors, profile.power)
+        source = _source(held, profile, protocol)
         for attempt in range(1, ATTEMPTS + 1):
             outcomes = []
             for process in range(protocol.processes):
                 progress(process, protocol.processes, f"{protocol.seconds:g} s each, attempt {attempt}")
-                outcomes.append(held.run(_job(protocol, source if isinstance(source, Source) else None), [files]))
+                outcomes.append(held.run(_job(protocol, source), [files]))
             reason = _why_not_valid(outcomes, profile)
             if not reason:
                 break
@@ -171,17 +171,24 @@ def answers_of(files: ModelFiles, seen: ModelOutcome) -> tuple[np.ndarray, ...]:
     )
 
 
-def _job(protocol: Protocol, source: Source | None) -> Job:
-    power = source is not None and protocol.seconds >= IDLE_SECONDS
+def _source(held: DeviceSession, profile: DeviceProfile, protocol: Protocol) -> Source | NoSource:
+    """Where power is read: nowhere in a protocol that is shorter than a window of energy."""
+    source = find_source(held.description.sensors, profile.power)
+    if isinstance(source, Source) and protocol.seconds < WINDOW_SECONDS:
+        return NoSource(f"{source.what} is not read in less than {WINDOW_SECONDS:g} s of runs; use a longer protocol")
+    return source
+
+
+def _job(protocol: Protocol, source: Source | NoSource) -> Job:
     return Job(
         threads=THREADS,
         warmup_runs=WARMUP_RUNS,
         warmup_seconds=WARMUP_SECONDS,
         runs=protocol.runs,
         seconds=protocol.seconds,
-        idle_seconds=IDLE_SECONDS if power else 0.0,
-        sample_ms=SAMPLE_MS if power else None,
-        samples=source.paths if source is not None and power else (),
+        idle_seconds=IDLE_SECONDS if isinstance(source, Source) else 0.0,
+        sample_ms=SAMPLE_MS if isinstance(source, Source) else None,
+        samples=source.paths if isinstance(source, Source) else (),
     )
 
 
