@@ -223,11 +223,11 @@ def setup_command(device: str) -> Result:
 def calibrate_command(device: str) -> Result:
     from edgekd.bench.calibration import CALIBRATIONS, store
     from edgekd.cache import cache_dir
-    from edgekd.device import load_device
     from edgekd.progress import watching
+    from edgekd.runners.measurable import require_ready
     from edgekd.runners.session import session
 
-    profile = load_device(device)
+    profile = require_ready(device)
     with watching(1) as watcher, watcher.step(f"calibrate {device}"), session(profile) as held:
         rates = held.rates(CALIBRATION_SECONDS)
     found = store(device, dataclasses.asdict(rates), cache_dir() / CALIBRATIONS)

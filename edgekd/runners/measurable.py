@@ -8,12 +8,13 @@ from edgekd.artifact import sha256_of
 from edgekd.bench.calibration import CALIBRATIONS, hardware_of
 from edgekd.cache import cache_dir
 from edgekd.device import DeviceProfile, device_label, load_device, require_host
-from edgekd.errors import DeviceError
+from edgekd.errors import DependencyError, DeviceError
 from edgekd.keys import digest
 from edgekd.runners import host
 from edgekd.runners.agent import SOURCES
 from edgekd.runners.libraries import find
 from edgekd.runners.session import session
+from edgekd.runners.setup import is_set_up, setup_command
 from edgekd.runners.sysroot import host_architecture
 from edgekd.runtimes import runtime_on
 
@@ -29,13 +30,29 @@ def require_measurable(device: str, runtime: str) -> None:
 
 
 def require_runnable(model: Path, device: str) -> None:
-    """Raise UsageError or DeviceError, as `require_measurable` does, for a file of any suffix."""
+    """Raise UsageError or DeviceError, as `require_measurable` does, for a file of any suffix; DependencyError if the
+    device is not set up.
+    """
     require_measurable(device, runtime_on(model, architecture_of(load_device(device))))
+    require_ready(device)
+
+
+def require_ready(device: str) -> DeviceProfile:
+    """The profile of a device that can be reached, as far as this machine knows.
+
+    Raises UsageError if it is not known or has no host, DependencyError, with the command, if it is not set up.
+    """
+    profile = load_device(device)
+    if profile.runner == "ssh":
+        require_host(device, profile)
+    if not is_set_up(profile):
+        raise DependencyError(f"device '{device}' is not set up yet; run: {setup_command(device)}")
+    return profile
 
 
 def reach(device: str) -> None:
     """Reach a device and leave it again. Raises DependencyError if it is not set up, DeviceError if it is off."""
-    with session(load_device(device)):
+    with session(require_ready(device)):
         pass
 
 

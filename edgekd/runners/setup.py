@@ -1,5 +1,6 @@
 """All that a device needs on this machine, fetched and built beforehand."""
 
+import shlex
 from collections.abc import Callable, Iterator
 
 from edgekd.dependencies import DEVICE_PACKAGES, install_command, missing
@@ -22,21 +23,30 @@ def setup(profile: DeviceProfile, progress: Progress = silent) -> None:
     progress(len(parts), len(parts))
 
 
+def is_set_up(profile: DeviceProfile) -> bool:
+    """Whether the emulator of a device is there; what else is needed is fetched on the way."""
+    match profile.runner:
+        case "emulator":
+            return emulator.is_prepared(emulator.settings_of(profile))
+        case "board":
+            return board.is_prepared()
+        case _:
+            return True
+
+
+def setup_command(name: str) -> str:
+    """The command that sets a device up."""
+    return shlex.join(["edgekd", "devices", "setup", name])
+
+
 def device_state(name: str) -> str:
     """Whether a device that comes along can be used as it is, and if not, what to do; as far as this machine knows."""
     profile = load_device(name)
     if absent := missing(DEVICE_PACKAGES):
         return f"missing {', '.join(absent)}; run: {install_command(['devices'])}"
-    match profile.runner:
-        case "emulator":
-            there = emulator.is_prepared(emulator.settings_of(profile))
-        case "board":
-            there = board.is_prepared()
-        case "ssh":
-            return "ready, with the host in a file of yours"
-        case "local":
-            there = True
-    return "ready" if there else f"not set up; run: edgekd devices setup {name}"
+    if profile.runner == "ssh":
+        return "ready, with the host in a file of yours"
+    return "ready" if is_set_up(profile) else f"not set up; run: {setup_command(name)}"
 
 
 def _parts(profile: DeviceProfile) -> Iterator[tuple[str, Callable[[], object]]]:
