@@ -112,20 +112,14 @@ def bench_command(model: Path, device: str, protocol: str, samples: Path | None)
     from edgekd.bench.foreign import likeness, trial
     from edgekd.bench.measurement import kept, measure
     from edgekd.bench.protocol import PROTOCOLS
-    from edgekd.dependencies import require_runtime
     from edgekd.progress import watching
     from edgekd.publish import check_writable
-    from edgekd.readers import check_file
-    from edgekd.runners.measurable import require_runnable
-    from edgekd.runtimes import runtime_for
 
     if protocol not in PROTOCOLS:
         raise UsageError(f"protocol '{protocol}' is not known; {nearest(protocol, PROTOCOLS)}")
     if samples is not None:
         check_writable(samples.parent)
-    require_runtime(runtime_for(model))
-    check_file(model)
-    require_runnable(model, device)
+    _check_model(model, device)
     with watching(1) as watcher, watcher.step(f"measure {model.name}") as progress:
         known = trial(model)
         measured = measure(
@@ -155,12 +149,9 @@ def bench_command(model: Path, device: str, protocol: str, samples: Path | None)
 def against_command(model: Path, against: Path, device: str) -> Result:
     from edgekd.bench.interleaved import compare
     from edgekd.progress import watching
-    from edgekd.readers import check_file
-    from edgekd.runners.measurable import require_runnable
 
     for file in (model, against):
-        check_file(file)
-        require_runnable(file, device)
+        _check_model(file, device)
     with watching(1) as watcher, watcher.step(f"measure {model.name} against {against.name}") as progress:
         found = compare(model, against, device=device, progress=progress)
     ratio = found.ratio
@@ -278,6 +269,18 @@ def _planned(recipe, targets, overrides, devices):  # type: ignore[no-untyped-de
         plan = make_plan(resolve_paths(source), targets, fingerprints, devices)
         fingerprints.save()
         yield plan, source
+
+
+def _check_model(model: Path, device: str) -> None:
+    """Refuse a file that cannot be looked into here, is none of its format, or cannot be run on the device."""
+    from edgekd.dependencies import require_runtime
+    from edgekd.readers import check_file
+    from edgekd.runners.measurable import require_runnable
+    from edgekd.runtimes import runtime_for
+
+    require_runtime(runtime_for(model))
+    check_file(model)
+    require_runnable(model, device)
 
 
 def _artifact_line(entry: dict[str, Any]) -> str:

@@ -187,8 +187,14 @@ def test_doctor_names_what_is_missing_and_mends_it(cli: Cli):
 
 @pytest.mark.parametrize(
     "arguments",
-    [PLAN, ("build", "--target", "tflite-arm"), ("bench", "g.tflite"), ("verify", "published")],
-    ids=lambda arguments: arguments[0],
+    [
+        PLAN,
+        ("build", "--target", "tflite-arm"),
+        ("bench", "g.tflite"),
+        ("bench", "g.tflite", "--against", "g.tflite"),
+        ("verify", "published"),
+    ],
+    ids=" ".join,
 )
 def test_a_missing_package_is_one_line_with_the_command_that_mends_it(arguments: tuple[str, ...], cli: Cli, here: Path):
     (here / "g.tflite").write_bytes(GARBAGE)

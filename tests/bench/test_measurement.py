@@ -179,9 +179,7 @@ def test_energy_is_that_above_idle(fake_device: Callable[..., list[Job]], int8_f
     assert jobs[0].idle_seconds >= 10
 
 
-def test_power_is_not_read_where_the_runs_are_too_short(
-    fake_device: Callable[..., list[Job]], int8_file: Path
-) -> None:
+def test_power_is_not_read_where_the_runs_are_too_short(fake_device: Callable[..., list[Job]], int8_file: Path) -> None:
     sensors = {"/sys/class/hwmon/hwmon0/name": "ina226", "/sys/class/hwmon/hwmon0/power1_input": "1000000"}
     jobs = fake_device(flat(5.0), sensors=sensors, watts=3.0)
     energy = measure(int8_file, "local", SHORT).measurement.energy

@@ -1,4 +1,4 @@
-"""Files that edgekd did not make: one written by LiteRT's own converter, quantized by its own quantizer; one by hand."""
+"""Files that edgekd did not make: one by LiteRT's own quantizer and converter, one written by hand."""
 
 from pathlib import Path
 

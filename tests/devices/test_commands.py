@@ -76,18 +76,14 @@ def test_a_runtime_that_the_device_has_not(onnx_file: Path, tflite_file: Path, e
         assert "onnxruntime has no library for armv7" in line
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("text.tflite", 2), ("zeros.tflite", 2), ("cut.tflite", 6), ("text.onnx", 2), ("zeros.onnx", 2), ("cut.onnx", 2)],
-)
+@pytest.mark.parametrize(("name", "code"), [("zeros.tflite", 2), ("cut.tflite", 6), ("zeros.onnx", 2), ("cut.onnx", 2)])
 def test_a_model_that_is_none(
     name: str, code: int, tflite_file: Path, onnx_file: Path, edgekd: Commands, tmp_path: Path
 ) -> None:
     """A .tflite that is cut off still begins as one, so that it is the runtime that refuses it."""
     model = tmp_path / name
     whole = tflite_file if model.suffix == ".tflite" else onnx_file
-    contents = {"cut": whole.read_bytes()[:200], "text": b"this is not a model, it is text", "zeros": bytes(2000)}
-    model.write_bytes(contents[model.stem])
+    model.write_bytes(whole.read_bytes()[:200] if model.stem == "cut" else bytes(2000))
     assert name in assert_one_line(edgekd("bench", model), code)
     assert name in assert_one_line(edgekd("bench", whole, "--against", model), code)
 
