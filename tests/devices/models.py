@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE, CHANNELS, CLASSES = 32, 16, 10
+SIDE, CHANNELS, CLASSES = 16, 16, 10
 
 
 def tflite(folder: Path) -> Path:

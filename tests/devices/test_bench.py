@@ -18,6 +18,7 @@ from tests.devices.arm_root import ArmRoot
 from tests.devices.conftest import Commands, finished
 from tests.runners.peers import needed
 
+ENOUGH_FOR_P90 = 100
 BRIEF = ("--protocol", "brief", "--json")
 FORMATS = ("tflite", "onnx")
 LOOK_SECONDS, START_SECONDS = 0.02, 120.0
@@ -50,9 +51,12 @@ def assert_holds_together(document: dict[str, Any], file: Path, steps: float = 0
     assert likeness["largest"] <= (steps if file.suffix == ".tflite" else ROUNDING)
     assert document["bytes"] == file.stat().st_size
     p50, p90 = document["p50_ms"], document["p90_ms"]
-    for percentile in (p50, p90):
-        assert 0 < percentile["low"] <= percentile["value"] <= percentile["high"]
-    assert p50["value"] <= p90["value"]
+    assert 0 < p50["low"] <= p50["value"] <= p50["high"]
+    if document["samples"] >= ENOUGH_FOR_P90:
+        assert p50["value"] <= p90["value"]
+        assert p90["low"] <= p90["value"] <= p90["high"]
+    else:
+        assert p90 is None
     assert document["samples"] >= PROTOCOLS["brief"].runs
     assert document["load_ms"] > 0
     assert document["peak_memory_bytes"] > document["base_memory_bytes"] > 1e6
