@@ -229,11 +229,12 @@ def test_plan_shows_every_step_and_runs_nothing(cli: Cli, here: Path, tmp_path: 
 def test_plan_as_text_says_the_recipe_and_the_same_steps(cli: Cli):
     text, document = cli(*PLAN), cli(*PLAN, "--json").document
     assert text.code == 0
-    first, _, *rows, last = text.stdout.splitlines()
+    first, _, *rows, flight, device = text.stdout.splitlines()
     assert "digits" in first
     assert [line.split()[-1] for line in rows] == [step["key"][:16] for step in document["steps"]]
     assert all("to run" in line for line in rows[1:])
-    assert last.startswith("tflite-arm: exports, about ")
+    assert flight.startswith("tflite-arm: exports, about ")
+    assert device == "local: reached"
 
 
 @pytest.mark.usefixtures("tried")
