@@ -66,11 +66,13 @@ def test_a_board_without_an_address(onnx_file: Path, edgekd: Commands) -> None:
 
 @pytest.mark.parametrize("device", ["local", "emulated-arm64"])
 def test_a_file_for_apple_alone(device: str, core_ml: Path, onnx_file: Path, edgekd: Commands) -> None:
+    needed(lambda: setup(load_device(device)))
     assert "Apple" in assert_one_line(edgekd("bench", core_ml, "--device", device), 6)
     assert "Apple" in assert_one_line(edgekd("bench", onnx_file, "--device", device, "--against", core_ml), 6)
 
 
 def test_a_runtime_that_the_device_has_not(onnx_file: Path, tflite_file: Path, edgekd: Commands) -> None:
+    needed(lambda: setup(load_device("emulated-armhf")))
     for words in ((onnx_file,), (tflite_file, "--against", onnx_file)):
         line = assert_one_line(edgekd("bench", *words, "--device", "emulated-armhf"), 6)
         assert "onnxruntime has no library for armv7" in line
