@@ -1,5 +1,6 @@
 """How fast one model is against another: both in one process on a device, in turns, as a ratio with its interval."""
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 
 from edgekd.bench.measurement import model_files
 from edgekd.bench.protocol import WARMUP_RUNS
-from edgekd.bench.statistics import CONFIDENCE, RESAMPLES
+from edgekd.bench.statistics import mean_with_interval
 from edgekd.device import device_label, load_device
 from edgekd.runners.events import ModelOutcome
 from edgekd.runners.job import Job
@@ -48,19 +49,16 @@ def ratio(a_ns: np.ndarray, b_ns: np.ndarray) -> Ratio:
     """The run times of a over those of b, both of shape (processes, blocks, runs), blocks of the same place at once.
 
     Each block gives the ratio of its two medians, so that what slows both down falls out; each process the median of
-    its blocks; all processes their geometric mean. The interval comes from a bootstrap that draws processes, and blocks
-    within each: files lie elsewhere in memory in each process, which may matter more than all noise within one. From
-    fewer than six processes that differ it comes out too narrow.
+    its blocks; all processes, at least two, their geometric mean. The interval is that of processes: files and tensors
+    lie elsewhere in memory in each, which may matter more than all noise within one.
     """
     logs = np.log(np.median(a_ns, axis=2)) - np.log(np.median(b_ns, axis=2))
-    processes, blocks = logs.shape
-    random = np.random.default_rng(0)
-    drawn = random.integers(processes, size=(RESAMPLES, processes, 1))
-    within = random.integers(blocks, size=(RESAMPLES, processes, blocks))
-    means = np.median(logs[drawn, within], axis=2).mean(axis=1)
-    value = float(np.median(logs, axis=1).mean())
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Ratio(*(float(np.exp(number)) for number in (value, min(low, value), max(high, value))))
+    return mean_ratio(np.median(logs, axis=1))
+
+
+def mean_ratio(logs: np.ndarray) -> Ratio:
+    """The geometric mean of independent ratios by their logarithms, shape (N,), N at least 2, and its interval."""
+    return Ratio(*map(math.exp, mean_with_interval(logs)))
 
 
 def compare(
@@ -78,7 +76,8 @@ def compare(
     """Measure two models with one thread each, in fresh processes; every other one loads `against` first.
 
     A block is one model, the other, the other, the one, so that a steady drift within it falls out. inputs: what each
-    model is fed, one array an input; the device makes them up if not given. seconds: of the blocks of one process.
+    model is fed, one array an input; the device makes them up if not given. processes: at least two. seconds: of the
+    blocks of one process.
     Raises UsageError for a device that is not known, DependencyError for one that is not set up, DeviceError if it
     cannot be reached, or if a runtime refuses its model.
     """

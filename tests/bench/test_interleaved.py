@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench.interleaved import Ratio, compare, ratio
+from edgekd.bench.interleaved import Ratio, compare, mean_ratio, ratio
 from edgekd.errors import DeviceError
 
 SHAPE = (6, 30, 30)
@@ -43,10 +43,26 @@ def test_a_known_ratio_is_found(true: float) -> None:
     assert found.low < found.value < found.high
 
 
-def test_the_interval_holds_the_true_ratio_nearly_as_often_as_it_says() -> None:
-    held = [pair(1.25, seed) for seed in range(200)]
+def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
+    held = [pair(1.25, seed) for seed in range(400)]
     share = np.mean([one.low <= 1.25 <= one.high for one in held])
-    assert 0.88 <= share < 1.0
+    assert 0.92 <= share <= 0.98
+
+
+def test_the_fewer_processes_differ_the_less_they_tell() -> None:
+    def width(count: int) -> float:
+        levels = np.resize([1.0, 1.1], count)[:, None, None]
+        found = ratio(100 * levels * np.ones((count, 4, 4)), np.full((count, 4, 4), 100.0))
+        return np.log(found.high / found.low) / np.log(1.1)
+
+    assert [width(count) for count in (2, 6, 20)] == pytest.approx([12.706, 1.150, 0.480], rel=1e-2)
+
+
+def test_a_mean_of_ratios_is_their_geometric_one() -> None:
+    found = mean_ratio(np.log([0.5, 2.0, 1.0, 1.0]))
+    assert found.value == pytest.approx(1.0)
+    assert found.low == pytest.approx(1 / found.high)
+    assert found.high == pytest.approx(np.exp(3.1824 * np.log(2) * np.sqrt(2 / 3) / 2), rel=1e-3)
 
 
 def test_a_slow_drift_of_both_falls_out() -> None:
@@ -87,7 +103,7 @@ def test_processes_and_load_order_are_put_together(int8_file: Path, float_file: 
 
 def test_each_model_gets_its_own_inputs(int8_file: Path, float_file: Path) -> None:
     int8, float32 = (np.zeros((1, 8, 6, 3), dtype=dtype) for dtype in (np.int8, np.float32))
-    compare(int8_file, float_file, [int8], [float32], processes=1, blocks=2, seconds=0.01)
+    compare(int8_file, float_file, [int8], [float32], processes=2, blocks=2, seconds=0.01)
     with pytest.raises(DeviceError, match="in0-0"):
         compare(int8_file, float_file, [np.zeros((1, 5), np.int8)], [float32], processes=1, blocks=2, seconds=0.01)
 

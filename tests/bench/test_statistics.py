@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgekd.bench.statistics import Percentile, blocks, percentile, stability
+from edgekd.bench.statistics import Percentile, blocks, mean_with_interval, percentile, stability
 
 MILLISECOND = 1e6
 
@@ -86,6 +86,22 @@ def test_for_runs_that_depend_on_each_other_it_is_wider(share: float) -> None:
     ]
     assert min(ratios) > 1.2
     assert np.median(ratios) > 2.0
+
+
+@pytest.mark.parametrize(("count", "t"), [(2, 12.7062), (3, 4.3027), (6, 2.5706), (31, 2.0423), (1001, 1.9623)])
+def test_the_interval_of_a_mean_is_as_wide_as_the_table_of_t_says(count: int, t: float) -> None:
+    values = np.random.default_rng(count).normal(3.0, 0.5, count)
+    mean, low, high = mean_with_interval(values)
+    error = np.sqrt(((values - values.mean()) ** 2).sum() / (count - 1) / count)
+    assert mean == pytest.approx(values.mean())
+    assert (high - mean, mean - low) == pytest.approx((t * error, t * error), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 6, 12])
+def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(count: int) -> None:
+    drawn = np.random.default_rng(count).normal(size=(2000, count))
+    found = [mean_with_interval(values) for values in drawn]
+    assert np.mean([low <= 0 <= high for _, low, high in found]) == pytest.approx(0.95, abs=0.015)
 
 
 @pytest.mark.parametrize("count", [4, 20, 333, 100_000])
