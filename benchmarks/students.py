@@ -65,8 +65,8 @@ def spoken_digits(recordings: Path | None, epochs: int) -> Student:
     name = "DS-CNN 49x40x1"
     if recordings is None:
         noise = torch.randn(CALIBRATION + TEST, 1, 49, 40)
-        model = _settled(model, noise[:CALIBRATION])
-        return Student(name, model, noise[:CALIBRATION], noise[CALIBRATION:], _card(name, DIGITS))
+        model = settled(model, noise[:CALIBRATION])
+        return Student(name, model, noise[:CALIBRATION], noise[CALIBRATION:], card_of(name, DIGITS))
     task = load_recipe("spoken-digits").recipe.task
     assert isinstance(task, AudioTask)
     task = dataclasses.replace(task, data=recordings, augment=dataclasses.replace(task.augment, views=1))
@@ -79,7 +79,7 @@ def spoken_digits(recordings: Path | None, epochs: int) -> Student:
         model.eval(),
         _calibration(examples),
         torch.from_numpy(prepared.test),
-        _card(name, data.labels, prepared.preprocessing),
+        card_of(name, data.labels, prepared.preprocessing),
         np.asarray(data.test.labels),
         lambda quantized: _distil(quantized, model, examples),
     )
@@ -106,7 +106,7 @@ def encoder(sentences: Path | None, epochs: int) -> Student:
     if sentences is None:
         model = text_encoder((task.length,), 2, task.vocabulary or 0, **recipe.student.args).eval()
         ids = torch.randint(task.vocabulary or 0, (CALIBRATION + TEST, task.length), dtype=torch.int32)
-        return Student(name, model, ids[:CALIBRATION], ids[CALIBRATION:], _card(name, ("negative", "positive")))
+        return Student(name, model, ids[:CALIBRATION], ids[CALIBRATION:], card_of(name, ("negative", "positive")))
     task = dataclasses.replace(task, data=sentences, augment=dataclasses.replace(task.augment, views=1))
     data = text.tsv_folder(task, **task.args)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
@@ -119,7 +119,7 @@ def encoder(sentences: Path | None, epochs: int) -> Student:
         model.eval(),
         _calibration(examples),
         torch.from_numpy(prepared.test[:TEST]),
-        _card(name, data.labels, prepared.preprocessing),
+        card_of(name, data.labels, prepared.preprocessing),
         np.asarray(data.test.labels)[:TEST],
     )
 
@@ -138,7 +138,7 @@ def _on_digits(name: str, model: nn.Module, side: int, epochs: int) -> Student:
     examples = _examples(enlarged(prepared.train[:1]), data.train.labels)
     _fit(model, examples, epochs, learning_rate=1e-2, batch_size=32)
     test, labels = torch.from_numpy(enlarged(prepared.test[:TEST])), np.asarray(data.test.labels)[:TEST]
-    return Student(name, model.eval(), _calibration(examples), test, _card(name, DIGITS), labels)
+    return Student(name, model.eval(), _calibration(examples), test, card_of(name, DIGITS), labels)
 
 
 def _examples(inputs: np.ndarray, labels: Any) -> Examples:
@@ -160,11 +160,11 @@ def _calibration(examples: Examples) -> torch.Tensor:
     return examples.inputs[0, chosen].contiguous()
 
 
-def _card(name: str, labels: Sequence[str], preprocessing: dict[str, object] | None = None) -> Card:
+def card_of(name: str, labels: Sequence[str], preprocessing: dict[str, object] | None = None) -> Card:
     return Card(name, tuple(labels), "logits", preprocessing or {"input": "features"})
 
 
-def _settled(model: nn.Module, inputs: torch.Tensor) -> nn.Module:
+def settled(model: nn.Module, inputs: torch.Tensor) -> nn.Module:
     """Untrained, in eval mode, its batch norms used to these inputs: activations have size one."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -53,12 +53,7 @@ def ratio(a_ns: np.ndarray, b_ns: np.ndarray) -> Ratio:
     lie elsewhere in memory in each, which may matter more than all noise within one.
     """
     logs = np.log(np.median(a_ns, axis=2)) - np.log(np.median(b_ns, axis=2))
-    return mean_ratio(np.median(logs, axis=1))
-
-
-def mean_ratio(logs: np.ndarray) -> Ratio:
-    """The geometric mean of independent ratios by their logarithms, shape (N,), N at least 2, and its interval."""
-    return Ratio(*map(math.exp, mean_with_interval(logs)))
+    return Ratio(*map(math.exp, mean_with_interval(np.median(logs, axis=1))))
 
 
 def compare(

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench.interleaved import Ratio, compare, mean_ratio, ratio
+from edgekd.bench.interleaved import Ratio, compare, ratio
 from edgekd.errors import DeviceError
 
 SHAPE = (6, 30, 30)
@@ -56,13 +56,6 @@ def test_the_fewer_processes_differ_the_less_they_tell() -> None:
         return np.log(found.high / found.low) / np.log(1.1)
 
     assert [width(count) for count in (2, 6, 20)] == pytest.approx([12.706, 1.150, 0.480], rel=1e-2)
-
-
-def test_a_mean_of_ratios_is_their_geometric_one() -> None:
-    found = mean_ratio(np.log([0.5, 2.0, 1.0, 1.0]))
-    assert found.value == pytest.approx(1.0)
-    assert found.low == pytest.approx(1 / found.high)
-    assert found.high == pytest.approx(np.exp(3.1824 * np.log(2) * np.sqrt(2 / 3) / 2), rel=1e-3)
 
 
 def test_a_slow_drift_of_both_falls_out() -> None:

@@ -1,0 +1,247 @@
+"""Whether the agent's figures can be trusted.
+
+python -m benchmarks.harness [--quick] [--json FILE]
+
+1. Its median run time against what others measure for the same file with one thread. They take turns, each run a
+   process of its own: agent, other, another, another, other, agent. A ratio is the agent's time over the other's, the
+   median of all rounds with its 95 % interval. `their own` is what a call takes in the other tool and not in the agent,
+   as a model that does nothing shows it. The second ratio is without it, and marked with `!` where its interval does
+   not lie within 3 % of one.
+2. `edgekd bench --against` of a file and its copy: how often the interval holds 1.
+3. The same of a network that a few layers more make 5 % slower: how often that is seen.
+4. The median on the emulated board that counts instructions, from boot to boot.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.startup import ratio as ratio_in_turns
+from benchmarks.untrained import DS_CNN, MOBILENET, NOTHING, RESNET, files_of, with_more_layers
+from edgekd.bench.interleaved import Comparison, Ratio, compare
+from edgekd.device import load_device
+from edgekd.runners import host
+from edgekd.runners.job import Job
+from edgekd.runners.session import DeviceSession, ModelFiles, session
+from edgekd.runtimes import runtime_for
+from edgekd.seeding import deterministic
+from edgekd.target import Format
+
+RESULTS = Path(__file__).parent / "results" / "harness.json"
+PACKAGES = ("ai-edge-litert", "onnxruntime", "openvino", "ziglang", "numpy", "torch")
+AGENT = "agent"
+OTHERS: dict[Format, dict[str, tuple[str, ...]]] = {
+    "tflite": {"litert-benchmark": ("litert_benchmark",), "Interpreter.invoke": ("litert_interpreter",)},
+    "onnx": {"InferenceSession.run": ("onnxruntime",), "run_with_iobinding": ("onnxruntime", "bound")},
+    "openvino": {"benchmark_app": ("openvino_benchmark_app",)},
+}
+"""What takes the time of a file, by its module in `benchmarks.loops` and more arguments."""
+WITHIN = 0.03
+BOARD, BOARD_WITHIN = "emulated-board-icount", 0.005
+SLOWER = 0.05
+TOLERATED = 0.01
+LAYERS = 40
+
+
+@dataclass(frozen=True)
+class Effort:
+    """rounds, seconds: of the turns with others, seconds of each; alike, slower: comparisons; boots: of the board."""
+
+    rounds: int
+    seconds: float
+    alike: int
+    slower: int
+    boots: int
+
+
+FULL = Effort(rounds=12, seconds=0.6, alike=20, slower=10, boots=5)
+QUICK = Effort(rounds=2, seconds=0.05, alike=1, slower=1, boots=0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file's median run time by the agent and by another, and what of the other's is its own. All in microseconds."""
+
+    network: str
+    format: str
+    other: str
+    agent_us: float
+    other_us: float
+    own_us: float
+    ratio: Ratio
+    without_own: Ratio
+
+    @property
+    def within(self) -> bool:
+        return max(abs(self.without_own.low - 1), abs(self.without_own.high - 1)) <= WITHIN
+
+
+def in_turns(held: DeviceSession, file: Path, kind: Format, effort: Effort) -> dict[str, np.ndarray]:
+    """Median run times in ns by the agent and by each of the others, shape (rounds, 2)."""
+    takers = [AGENT, *OTHERS[kind]]
+    runs = max(64, round(effort.seconds * 1e9 / _agent_ns(held, file, 64)))
+
+    def taken(taker: str) -> float:
+        if taker == AGENT:
+            return _agent_ns(held, file, runs)
+        module, *more = OTHERS[kind][taker]
+        command = [sys.executable, "-m", f"benchmarks.loops.{module}", str(file), str(runs), *more]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    rounds = [[taken(taker) for taker in (*takers, *reversed(takers))] for _ in range(effort.rounds)]
+    there, back = np.split(np.array(rounds), 2, axis=1)
+    return {taker: np.stack([there[:, place], back[:, -1 - place]], axis=1) for place, taker in enumerate(takers)}
+
+
+def _agent_ns(held: DeviceSession, file: Path, runs: int) -> float:
+    job = Job(warmup_runs=max(1, runs // 2), warmup_seconds=0.0, runs=runs)
+    return float(np.median(held.run(job, [ModelFiles(runtime_for(file), file)]).models[0].ns))
+
+
+def against_others(files: dict[str, dict[Format, Path]], effort: Effort) -> list[Row]:
+    """Every network but `nothing`, in every format, by every tool."""
+    taken = {}
+    with session(load_device("local")) as held:
+        for network, formats in files.items():
+            for kind, file in formats.items():
+                print(f"measuring {network} as {kind} in turns", file=sys.stderr)
+                taken[network, kind] = in_turns(held, file, kind, effort)
+    rows = []
+    for (network, kind), times in taken.items():
+        if network == NOTHING:
+            continue
+        idle = {name: float(np.median(values)) for name, values in taken[NOTHING, kind].items()}
+        for other in OTHERS[kind]:
+            own = idle[other] - idle[AGENT]
+            agent_ns, other_ns = times[AGENT], times[other]
+            rows.append(
+                Row(
+                    network,
+                    kind,
+                    other,
+                    float(np.median(agent_ns)) / 1e3,
+                    float(np.median(other_ns)) / 1e3,
+                    own / 1e3,
+                    _ratio(agent_ns, other_ns),
+                    _ratio(agent_ns, other_ns - own),
+                )
+            )
+    return rows
+
+
+def _ratio(one: np.ndarray, other: np.ndarray) -> Ratio:
+    """Of times in turns, both of shape (rounds, 2)."""
+    return Ratio(*ratio_in_turns(*(np.exp(np.log(times).mean(axis=1)) for times in (one, other))))
+
+
+def alike(file: Path, folder: Path, effort: Effort) -> list[Comparison]:
+    """A file against its copy, as often as asked."""
+    copy = folder / f"copy{file.suffix}"
+    shutil.copy(file, copy)
+    return [compare(file, copy) for _ in range(effort.alike)]
+
+
+def made_slower(file: Path, folder: Path) -> tuple[Path, Comparison]:
+    """The ResNet-8 with as many layers more as make it 5 % slower, give or take 1 %, by a long measurement."""
+    layers, tried = LAYERS, set[int]()
+    while layers not in tried:
+        tried.add(layers)
+        slower = with_more_layers(layers, folder / f"layers{layers}")
+        found = compare(slower, file, processes=16, seconds=2.0)
+        share = found.ratio.value - 1
+        print(f"{layers} layers make it {100 * share:.2f} % slower", file=sys.stderr)
+        if abs(share - SLOWER) <= TOLERATED:
+            return slower, found
+        layers = max(1, round(layers * SLOWER / max(share, 0.01)))
+    raise SystemExit(f"no number of layers makes the network {SLOWER:.0%} slower here; tried: {sorted(tried)}")
+
+
+def over_boots(file: Path, effort: Effort) -> list[float]:
+    """The median run time in milliseconds on the emulated board, once a boot."""
+    found = []
+    for _ in range(effort.boots):
+        with session(load_device(BOARD)) as held:
+            found.append(_agent_ns(held, file, 256) / 1e6)
+    return found
+
+
+def _text(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [("", "network", "format", "against", "agent us", "other us", "their own us", "ratio", "without")]
+    for row in rows:
+        lines.append(
+            (
+                "" if row.within else "!",
+                row.network,
+                row.format,
+                row.other,
+                *(f"{number:.2f}" for number in (row.agent_us, row.other_us, row.own_us)),
+                _text(row.ratio),
+                _text(row.without_own),
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few short turns and comparisons, and no board")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+    arguments = parser.parse_args()
+    effort = QUICK if arguments.quick else FULL
+    deterministic(0)
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
+        folder = Path(place)
+        print("making the files", file=sys.stderr)
+        networks = (NOTHING, DS_CNN, RESNET) if arguments.quick else (NOTHING, DS_CNN, RESNET, MOBILENET)
+        files = {name: files_of(name, folder / str(number)) for number, name in enumerate(networks)}
+        before = host.state()
+        rows = against_others(files, effort)
+        print(table(rows))
+        same = {}
+        for name in (DS_CNN, RESNET):
+            print(f"measuring {name} against itself", file=sys.stderr)
+            same[name] = alike(files[name]["tflite"], folder, effort)
+            held = sum(one.ratio.low <= 1 <= one.ratio.high for one in same[name])
+            print(f"{name} against its copy: the interval holds 1 in {held} of {len(same[name])}")
+        slower_file, truth = made_slower(files[RESNET]["tflite"], folder)
+        slower = [compare(slower_file, files[RESNET]["tflite"]) for _ in range(effort.slower)]
+        seen = sum(one.ratio.low > 1 for one in slower)
+        print(f"made slower, {_text(truth.ratio)} of its time: seen in {seen} of {len(slower)}")
+        boots = over_boots(files[DS_CNN]["tflite"], effort)
+        if boots:
+            print(f"board: {min(boots):.6f} to {max(boots):.6f} ms in {len(boots)} boots")
+        after = host.state()
+    document = {
+        "quick": arguments.quick,
+        "effort": dataclasses.asdict(effort),
+        "others": [{**dataclasses.asdict(row), "within": row.within} for row in rows],
+        "alike": {name: [dataclasses.asdict(one) for one in found] for name, found in same.items()},
+        "slower": {"truth": dataclasses.asdict(truth), "found": [dataclasses.asdict(one) for one in slower]},
+        "board_ms": boots,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
+        "state": {"before": before, "after": after},
+    }
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What others take a file's time with. python -m benchmarks.loops.NAME FILE RUNS prints the median of a run in ns."""
