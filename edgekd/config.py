@@ -100,7 +100,7 @@ def _document_keys(loc: tuple[int | str, ...], document: Mapping[str, Any], last
     keys: list[int | str] = []
     here: Any = document
     for position, part in enumerate(loc):
-        known = isinstance(here, list) or (isinstance(here, Mapping) and part in here)
+        known = isinstance(part, int) if isinstance(here, list) else isinstance(here, Mapping) and part in here
         if known or (last_is_a_key and position == len(loc) - 1):
             keys.append(part)
             here = here[part] if known else None
@@ -108,13 +108,17 @@ def _document_keys(loc: tuple[int | str, ...], document: Mapping[str, Any], last
 
 
 def _siblings(kind: type, loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are valid where `loc` points: walk the dataclass fields, and union members by their tag."""
+    """The keys that are valid where `loc` points: walk the dataclass fields, and union members by their tag.
+
+    Positions in a list, and tags that no dataclass has, lead nowhere else.
+    """
     candidates = [kind]
     for part in loc[:-1]:
         matching = [field.type for c in candidates for field in dataclasses.fields(c) if field.name == part] or [
             c for c in candidates if part in _literal_values(c)
         ]
-        candidates = [c for annotation in matching for c in _dataclasses_in(annotation)]
+        if matching:
+            candidates = [c for annotation in matching for c in _dataclasses_in(annotation)]
     return [field.name for c in candidates for field in dataclasses.fields(c)]
 
 

@@ -303,7 +303,7 @@ def keys_as_they_are(checkout: Path) -> dict[str, str]:
         ("tasks/image.py", {"data"}, set()),
         ("models/resnet.py", {"teacher"}, {"data"}),
         ("models/ds_cnn.py", {"student", "program"}, {"data"}),
-        ("distill/losses.py", {"student"}, {"data"}),
+        ("distill/losses/logits.py", {"student"}, {"data"}),
         ("compress/qat.py", {"program"}, {"data", "teacher", "student"}),
         ("export/tflite.py", EXPORTS, TRAINING),
         ("verify/readback.py", VERIFY, TRAINING | EXPORTS),

@@ -19,17 +19,19 @@ def fit(
     seed: int,
     progress: Progress = silent,
 ) -> list[float]:
-    """Train the distiller's student in place and leave it in eval mode; returns the mean loss of each epoch.
+    """Train the distiller's student, and what its objective learns, in place; returns the mean loss of each epoch.
 
-    Each epoch draws every sample once, in a random view. The last, smaller batch is used too, unless it is a single
-    sample, which batch normalisation cannot take. The same seed on the same machine gives the same weights.
+    The student is left in eval mode. Each epoch draws every sample once, in a random view. The last, smaller batch is
+    used too, unless it is a single sample, which batch normalisation cannot take. The same seed on the same machine
+    gives the same weights.
 
     Raises GateError if the loss stops being finite.
     """
     torch.manual_seed(seed)
     student, count = distiller.student, len(examples.labels)
     random = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(_groups(student, training.weight_decay), lr=training.learning_rate)
+    distiller.prepare(*_first(examples, training.batch_size))
+    optimizer = torch.optim.AdamW(_groups(distiller, training.weight_decay), lr=training.learning_rate)
     batches = math.ceil(count / training.batch_size) - (count % training.batch_size == 1 and count > 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=max(training.epochs * batches, 2)
@@ -44,7 +46,8 @@ def fit(
             chosen = order[batch * training.batch_size : (batch + 1) * training.batch_size]
             view = views[chosen]
             teacher = None if examples.teacher is None else examples.teacher[view, chosen]
-            loss, _ = distiller(examples.inputs[view, chosen], examples.labels[chosen], teacher)
+            progress_made = (epoch * batches + batch) / (training.epochs * batches)
+            loss, _ = distiller(examples.inputs[view, chosen], examples.labels[chosen], teacher, progress_made)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -54,10 +57,16 @@ def fit(
                 raise GateError(
                     f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}; lower learning_rate"
                 )
+        distiller.end_epoch()
         history.append(total / batches)
         progress(epoch + 1, training.epochs, f"loss {history[-1]:.4f}")
     student.eval()
     return history
+
+
+def _first(examples: Examples, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A first batch: inputs, and the teacher's outputs if they are known."""
+    return examples.inputs[0, :count], None if examples.teacher is None else examples.teacher[0, :count]
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
