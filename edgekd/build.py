@@ -16,7 +16,7 @@ from edgekd import __version__
 from edgekd.artifact import Artifact, Provenance
 from edgekd.errors import DependencyError, DeviceError, EdgekdError, ExportError, GateError
 from edgekd.keys import source_digest
-from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
+from edgekd.plan import OBJECTIVE, PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.publish import check_writable, publish, withdraw
 from edgekd.report.document import build_document, measurement_document
 from edgekd.report.files import write_report
@@ -135,9 +135,12 @@ class Preflight:
 
 
 def preflight(plan: Plan, store: Store, watcher: Watcher | None = None) -> list[Preflight]:
-    """Try each target of a plan with the untrained student; nothing else runs. What was tried before is not again."""
+    """Try the objective, and each target of a plan with the untrained student; nothing else runs. What was tried before
+    is not again. Raises UsageError if the objective does not fit the models.
+    """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     check_writable(store.root)
+    _run(plan.by_name[OBJECTIVE], plan, store, {}, watcher or NobodyWatches())
     found = []
     for target in plan.targets:
         try:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.errors import EdgekdError
+from edgekd.errors import EdgekdError, UsageError
 
 app = typer.Typer(
     name="edgekd",
@@ -92,13 +92,15 @@ def verify(
 def bench(
     model: Annotated[Path, typer.Argument(help="Any .tflite, .onnx or .xml file, not only edgekd's.")],
     device: Annotated[str, typer.Option("--device", metavar="D", help="Where to measure.")] = "local",
-    protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="brief, rapid, quick or full.")] = "quick",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", metavar="P", help="brief, rapid, quick (the default) or full.")
+    ] = None,
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="Keep the raw run times here, as .npy.")
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="MODEL2", help="Run both in turns and give the ratio; no protocol then."),
+        typer.Option("--against", metavar="MODEL2", help="Run both in turns and give the ratio."),
     ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -106,10 +108,14 @@ def bench(
     """Measure latency, load time, memory and energy of a model on a device."""
     from edgekd.commands import against_command, bench_command
 
-    if against is None:
-        _run(lambda: bench_command(model, device, protocol, samples), json_, debug)
-    else:
-        _run(lambda: against_command(model, against, device), json_, debug)
+    def measured() -> Any:
+        if against is None:
+            return bench_command(model, device, protocol or "quick", samples)
+        if (protocol, samples) != (None, None):
+            raise UsageError("--against: two models in turns have a protocol of their own; leave out the other options")
+        return against_command(model, against, device)
+
+    _run(measured, json_, debug)
 
 
 @app.command()

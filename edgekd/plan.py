@@ -17,6 +17,7 @@ from edgekd.dependencies import (
     require_runtime,
 )
 from edgekd.device import device_label
+from edgekd.distill.config import ObjectiveConfig, Outputs, for_fine_tuning, labels_alone, over_layers
 from edgekd.errors import UsageError
 from edgekd.keys import (
     Fingerprints,
@@ -32,6 +33,7 @@ from edgekd.step import Step
 from edgekd.step_configs import (
     ExportConfig,
     MeasureConfig,
+    ObjectiveCheckConfig,
     PreflightConfig,
     QuantizeConfig,
     StudentConfig,
@@ -41,6 +43,9 @@ from edgekd.target import Precision, Target, load_target, target_label
 
 COMPARISON_PROTOCOL = "brief"
 PREFLIGHT = State("preflight")
+OBJECTIVE = "preflight[objective]"
+BASELINE = "student alone"
+OUTPUTS: Outputs = "classification"
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def make_plan(
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise UsageError(f"targets: two are called '{twice[0]}'; rename one of the files")
     preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
-    steps = {step.name: step for step in preflights} | _training_steps(recipe)
+    objective = _seeded(_objective_step(recipe), recipe.seed)
+    steps = {step.name: step for step in (objective, *preflights)} | _training_steps(recipe)
     plans = []
     for name, target in targets:
         added, plan = _target_steps(name, target, recipe, devices or target.devices)
@@ -121,10 +127,27 @@ def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
     )
 
 
+def _objective_step(recipe: Recipe) -> Step:
+    return Step(
+        OBJECTIVE,
+        "edgekd.distill.check:check_objective",
+        ObjectiveCheckConfig(recipe.task, recipe.teacher, recipe.student, recipe.distill.objective(OUTPUTS)),
+        PREFLIGHT,
+        packages=(*_data_packages(recipe), *TRAINING),
+        modules=_modules(recipe),
+    )
+
+
+def _modules(recipe: Recipe) -> tuple[str, ...]:
+    """All that a user may have written: the data's source, the teacher and the student."""
+    models = (module_of(one.model, MODELS) for one in (recipe.teacher, recipe.student))
+    return (module_of(recipe.task.source), *models)
+
+
 def _training_steps(recipe: Recipe) -> dict[str, Step]:
     data, torch_model = State("dataset"), State("torch", "float32", "dense")
-    shared = {"data": "data", "outputs": "outputs"}
-    distill, quantize = recipe.distill, recipe.quantize
+    objective = recipe.distill.objective(OUTPUTS)
+    online = recipe.distill.online or any(over_layers(loss) for loss in objective.losses)
     steps = [
         Step(
             "data",
@@ -154,28 +177,36 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             packages=TRAINING,
             modules=(module_of(recipe.teacher.model, MODELS),),
         ),
-        Step(
-            "student",
-            "edgekd.distill.steps:distill_student",
-            StudentConfig(recipe.student, distill),
-            torch_model,
-            inputs=shared,
-            requires={"data": data, "outputs": State("outputs")},
-            packages=TRAINING,
-            modules=(module_of(recipe.student.model, MODELS),),
-        ),
+        _student_step("student", recipe, objective, ("teacher",) if online else ("outputs",)),
         Step(
             "program",
             "edgekd.compress.steps:quantize_student",
-            QuantizeConfig(quantize, distill.temperature, distill.weight),
+            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, OUTPUTS)),
             State("torch", "qat", "dense"),
-            inputs={**shared, "student": "student"},
+            inputs={"data": "data", "outputs": "outputs", "student": "student"},
             requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
             packages=QUANTIZING,
             modules=(module_of(recipe.student.model, MODELS),),
         ),
     ]
+    if recipe.distill.baseline:
+        steps.append(_student_step(BASELINE, recipe, labels_alone(), ()))
     return {step.name: _seeded(step, recipe.seed) for step in steps}
+
+
+def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources: tuple[str, ...]) -> Step:
+    """A student that learns from the data and from these steps."""
+    states = {"outputs": State("outputs"), "teacher": State("torch", "float32")}
+    return Step(
+        name,
+        "edgekd.distill.steps:distill_student",
+        StudentConfig(recipe.student, objective, recipe.distill.train),
+        State("torch", "float32", "dense"),
+        inputs={"data": "data", **{source: source for source in sources}},
+        requires={"data": State("dataset"), **{source: states[source] for source in sources}},
+        packages=TRAINING,
+        modules=_modules(recipe)[1:] if "teacher" in sources else (module_of(recipe.student.model, MODELS),),
+    )
 
 
 def _target_steps(

@@ -13,6 +13,15 @@ from pydantic import Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT, nearest, read_config, read_text
+from edgekd.distill.config import (
+    BalanceTable,
+    LossTable,
+    ObjectiveConfig,
+    Outputs,
+    check_outputs,
+    check_weights,
+    short_form,
+)
 from edgekd.errors import UsageError
 from edgekd.resources import BUILT_IN_RECIPES
 
@@ -178,12 +187,41 @@ class Student:
 
 @dataclass(frozen=True, config=STRICT)
 class Distillation:
-    """Hard labels plus softened teacher outputs (Hinton et al. 2015)."""
+    """What the student minimises: by default the labels plus the teacher's softened outputs (Hinton et al. 2015).
+
+    `temperature` and `weight` set these two; [[distill.losses]] with [distill.balance] name any others instead.
+    """
 
     train: Training
-    temperature: Positive = 4.0
-    weight: Share = 0.9
-    """Share of the soft loss; the hard loss has the rest."""
+    temperature: Positive | None = None
+    """Of the softened outputs; 4 if not given, for multi-label 1."""
+    weight: Share | None = None
+    """Share of the teacher, 0.9 if not given; the labels have the rest."""
+    losses: tuple[LossTable, ...] = ()
+    balance: BalanceTable | None = None
+    online: bool = False
+    """Run the teacher for each batch instead of keeping its outputs. Losses over layers always do."""
+    baseline: bool = False
+    """Train the student without a teacher, too, as long and from the same start, to see what the teacher adds."""
+
+    def __post_init__(self) -> None:
+        if self.losses and (self.temperature, self.weight) != (None, None):
+            raise ValueError(
+                "distill: give either 'temperature' and 'weight' or [[distill.losses]], which have their own"
+            )
+        if self.balance and not self.losses:
+            raise ValueError("distill.balance: it balances [[distill.losses]]; name them")
+        if self.losses:
+            check_weights(self.losses, self.balance)
+
+    def objective(self, outputs: Outputs) -> ObjectiveConfig:
+        """Raises UsageError, with the reason, for a loss that makes no sense for such outputs."""
+        if not self.losses:
+            return short_form(self.temperature, self.weight, outputs)
+        balance = {} if self.balance is None else {"balance": self.balance}
+        objective = ObjectiveConfig(losses=self.losses, **balance)
+        check_outputs(objective, outputs)
+        return objective
 
 
 @dataclass(frozen=True, config=STRICT)

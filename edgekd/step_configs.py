@@ -4,25 +4,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekd.recipe import Budgets, Distillation, Quantization, Student, Task
+from edgekd.distill.config import ObjectiveConfig
+from edgekd.recipe import Budgets, Quantization, Student, Task, Teacher, Training
 from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime, Target
 
 
 @dataclass(frozen=True)
+class ObjectiveCheckConfig:
+    """What is tried before it is trained: an objective over a student and a teacher, on a task's data."""
+
+    task: Task
+    teacher: Teacher
+    student: Student
+    objective: ObjectiveConfig
+
+
+@dataclass(frozen=True)
 class StudentConfig:
-    """A student and how it is distilled."""
+    """A student, what it minimises, and how long."""
 
     student: Student
-    distill: Distillation
+    objective: ObjectiveConfig
+    train: Training
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Quantization-aware training, with the distillation loss that stays on."""
+    """Quantization-aware training, with the losses that stay on."""
 
     quantization: Quantization
-    temperature: float
-    weight: float
+    objective: ObjectiveConfig
 
 
 @dataclass(frozen=True)

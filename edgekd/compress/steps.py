@@ -8,8 +8,9 @@ from edgekd.artifact import Artifact, Facts
 from edgekd.compress.program import QuantizedProgram, load_program, save_program
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import write_table
-from edgekd.distill.distiller import Distiller, soft_targets
+from edgekd.distill.distiller import Distiller
 from edgekd.distill.examples import load_examples
+from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
 from edgekd.models.build import load_architecture, load_module
@@ -29,7 +30,7 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     student, data = work.inputs["student"], work.inputs["data"]
     module, _ = load_module(student.path, "student")
     examples = load_examples(data, work.inputs["outputs"])
-    objective = soft_targets(work.config.temperature, work.config.weight)
+    objective = build_objective(work.config.objective, data.facts["outputs"])
 
     def train(model: nn.Module) -> None:
         fit(Distiller(model, None, objective), examples, work.config.quantization.train, work.seed, work.progress)

@@ -6,8 +6,9 @@ import numpy as np
 from torch import nn
 
 from edgekd.artifact import Artifact, Facts
-from edgekd.distill.distiller import Distiller, soft_targets, supervised
+from edgekd.distill.distiller import Distiller, supervised
 from edgekd.distill.examples import load_examples
+from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
 from edgekd.models.build import (
@@ -62,21 +63,19 @@ def cache_outputs(work: Work[None]) -> Facts:
 
 
 def distill_student(work: Work[StudentConfig]) -> Facts:
-    """Train the student on hard labels and the teacher's softened outputs. Files: weights and architecture."""
+    """Train the student on its objective. Files: weights and architecture.
+
+    The teacher's outputs come as `outputs`, or from `teacher` itself for each batch; without either it trains alone.
+    """
     deterministic(work.seed)
-    student, distill, data = work.config.student, work.config.distill, work.inputs["data"]
-    architecture = architecture_for(student.model, student.args, data)
+    config, data = work.config, work.inputs["data"]
+    architecture = architecture_for(config.student.model, config.student.args, data)
     module = build(architecture, "student")
-    if student.weights is not None:
-        load_weights(module, student.weights, "student")
-    objective = soft_targets(distill.temperature, distill.weight)
-    fit(
-        Distiller(module, None, objective),
-        load_examples(data, work.inputs["outputs"]),
-        distill.train,
-        work.seed,
-        work.progress,
-    )
+    if config.student.weights is not None:
+        load_weights(module, config.student.weights, "student")
+    teacher = load_module(work.inputs["teacher"].path, "teacher")[0] if "teacher" in work.inputs else None
+    distiller = Distiller(module, teacher, build_objective(config.objective, data.facts["outputs"]))
+    fit(distiller, load_examples(data, work.inputs.get("outputs")), config.train, work.seed, work.progress)
     save_module(module, architecture, work.out)
     return _model_facts(module, architecture, data)
 

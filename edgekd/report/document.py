@@ -5,7 +5,7 @@ from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.keys import digest
-from edgekd.plan import PREFLIGHT, Plan, TargetPlan
+from edgekd.plan import BASELINE, PREFLIGHT, Plan, TargetPlan
 
 
 def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -18,7 +18,8 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
         "data": data.facts,
         "teacher": teacher.facts,
         "student": student.facts,
-        "distillation": student.provenance.config["distill"],
+        "student_alone": artifacts[BASELINE].facts if BASELINE in artifacts else None,
+        "distillation": student.provenance.config,
         "quantization": program.provenance.config,
         "artifacts": [target_document(target, artifacts) for target in plan.targets],
         "steps": [

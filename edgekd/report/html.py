@@ -34,7 +34,9 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=_bytes, count=_count, points=_points, joules=_joules, ms=_ms, percent=_percent)
+    environment.filters.update(
+        bytes=_bytes, count=_count, points=_points, joules=_joules, loss=_loss, ms=_ms, percent=_percent
+    )
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
     words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES}
     return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
@@ -47,6 +49,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             "Accuracy on the test split, %",
             [
                 Bar("teacher", accuracy["teacher"], _points(accuracy["teacher"])),
+                *_alone(report),
                 Bar("student, float", accuracy["student_float"], _points(accuracy["student_float"])),
                 Bar(f"exported {artifact['precision']}", accuracy["exported"], _points(accuracy["exported"])),
             ],
@@ -72,6 +75,29 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             title = f"p50 on {exported['device']}, {exported['timing']}, log scale"
             pictures.append(bars(title, entries, logarithmic=True))
     return pictures
+
+
+def _alone(report: dict[str, Any]) -> list[Bar]:
+    """The student that was trained without a teacher, if one was."""
+    if report["student_alone"] is None:
+        return []
+    share = report["student_alone"]["accuracy"]
+    return [Bar("student alone", share, _points(share))]
+
+
+def _loss(table: dict[str, Any]) -> str:
+    """A loss of the recipe in words: its name, and its settings as they are written there."""
+    settings = {name: value for name, value in table.items() if name != "kind" and value is not None}
+    return f"{table['kind']} ({', '.join(f'{name} {_setting(value)}' for name, value in settings.items())})"
+
+
+def _setting(value: Any) -> str:
+    match value:
+        case {"kind": kind, "start": start, "end": end}:
+            return f"{start:g} to {end:g}, {kind}"
+        case float():
+            return f"{value:g}"
+    return str(value)
 
 
 def _latency(name: str, measurement: dict[str, Any]) -> Bar:

@@ -34,3 +34,11 @@ def outline(task: Task) -> Outline:
         features = audio.log_mel(task, np.zeros((1, audio.clip_samples(task))))
         return Outline((1, *features.shape[1:]), data.labels, None, {"input": audio.FEATURES})
     return Outline((task.length,), data.labels, text.vocabulary_size(task), {"input": "token ids"})
+
+
+def noise(data: Outline, count: int, seed: int) -> np.ndarray:
+    """Inputs of the right kind, shape (count, ...): standard normal numbers, float32, or any token ids, int32."""
+    random, shape = np.random.default_rng(seed), (count, *data.input_shape)
+    if data.vocabulary is not None:
+        return random.integers(0, data.vocabulary, shape, dtype=np.int32)
+    return random.normal(size=shape).astype(np.float32)

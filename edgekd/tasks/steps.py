@@ -30,6 +30,7 @@ def prepare(work: Work[Task]) -> Facts:
     np.save(work.out / "golden_raw.npy", prepared.golden_raw)
     return {
         "task": task.kind,
+        "outputs": "classification",
         "labels": list(data.labels),
         "input_shape": list(prepared.test.shape[1:]),
         "train_samples": len(data.train.labels),

@@ -3,7 +3,6 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from edgekd.artifact import Facts
@@ -19,7 +18,7 @@ from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import PreflightConfig
 from edgekd.tasks.dataset import pixel_range
-from edgekd.tasks.outline import Outline, outline
+from edgekd.tasks.outline import noise, outline
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.readback import read_back
 
@@ -43,7 +42,8 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
             file = export_float(module, example, target.format, target.precision, Path(place), card)
             source, table = module, kept((), target.precision)
         else:
-            program = quantize(module, _noise(data, work.seed), None, pixel_range(data.preprocessing))
+            calibration = torch.from_numpy(noise(data, CALIBRATION_SAMPLES, work.seed))
+            program = quantize(module, calibration, None, pixel_range(data.preprocessing))
             file = export_program(program, target.format, target.precision, Path(place), card)
             source, table = program.frozen(stored=False), kept(program.table, target.precision)
         graph = read_graph(file)
@@ -54,11 +54,3 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
         check_coverage(target.coverage, found)
         size = sum(part.stat().st_size for part in Path(place).rglob("*") if part.is_file())
     return {"bytes": size, "ops": found.document()}
-
-
-def _noise(data: Outline, seed: int) -> torch.Tensor:
-    """Inputs of the right kind, shape (CALIBRATION_SAMPLES, ...)."""
-    random, shape = np.random.default_rng(seed), (CALIBRATION_SAMPLES, *data.input_shape)
-    if data.vocabulary is not None:
-        return torch.from_numpy(random.integers(0, data.vocabulary, shape, dtype=np.int32))
-    return torch.from_numpy(random.normal(size=shape).astype(np.float32))

@@ -1,0 +1,37 @@
+"""Before any training: does the objective fit the student, the teacher and the data?"""
+
+import torch
+from torch import nn
+
+from edgekd.artifact import Facts
+from edgekd.distill.distiller import Distiller
+from edgekd.distill.objectives import build_objective
+from edgekd.models.build import Architecture, build
+from edgekd.recipe import Student, Teacher
+from edgekd.seeding import deterministic
+from edgekd.step import Work
+from edgekd.step_configs import ObjectiveCheckConfig
+from edgekd.tasks.outline import noise, outline
+
+SAMPLES = 4
+
+
+def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
+    """One step of the untrained student on noise: every loss is computed once, with its gradient.
+
+    Raises UsageError for a layer that a model does not have, shapes that do not fit each other, and losses that make
+    no sense for the task.
+    """
+    deterministic(work.seed)
+    config, data = work.config, outline(work.config.task)
+
+    def made(role: str, one: Student | Teacher) -> nn.Module:
+        return build(Architecture(one.model, one.args, data.input_shape, len(data.labels), data.vocabulary), role)
+
+    student, teacher = made("student", config.student), made("teacher", config.teacher)
+    distiller = Distiller(student, teacher, build_objective(config.objective, "classification"))
+    inputs, labels = torch.from_numpy(noise(data, SAMPLES, work.seed)), torch.arange(SAMPLES) % len(data.labels)
+    distiller.prepare(inputs)
+    loss, parts = distiller.train()(inputs, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {"losses": sorted(parts)}
