@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd import processes
 from edgekd.errors import EdgekdError, UsageError
+from edgekd.processes import Crew
 
 app = typer.Typer(
     name="edgekd",
@@ -56,9 +58,10 @@ def build(
     debug: DebugOption = False,
 ) -> None:
     """Distil, quantize, export, check and measure; publish what passed."""
-    from edgekd.commands import build_command
+    from edgekd.commands import build_command, follow_command
 
-    _run(lambda: build_command(recipe, target, set_ or [], device or [], out), json_, debug)
+    asked = (recipe, target, set_ or [], device or [])
+    _run_in_all(lambda crew: build_command(*asked, out, crew), lambda crew: follow_command(*asked, crew), json_, debug)
 
 
 @app.command()
@@ -200,6 +203,52 @@ def main() -> None:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         code = _fail(f"{message} See edgekd --help.", WRONG_USAGE, as_json)
     sys.exit(code or 0)
+
+
+def _run_in_all(lead: Callable[[Crew | None], Any], follow: Callable[[Crew], None], as_json: bool, debug: bool) -> None:
+    """Call a command in each process of a launch. One leads: the others say nothing, and end with its exit code."""
+    if processes.fewer_than_asked():
+        print(
+            "edgekd: accelerate launch started one process only, as it does without GPUs; "
+            "for several add --multi_gpu, with or without GPUs, or use torchrun",
+            file=sys.stderr,
+        )
+    try:
+        crew = processes.join()
+    except EdgekdError as error:
+        raise typer.Exit(_fail(*_explain(error), as_json)) from None
+    if crew is None:
+        _run(lambda: lead(None), as_json, debug)
+    elif crew.rank:
+        processes.leave(_followed(crew, follow))
+    else:
+        code = 0
+        try:
+            _run(lambda: lead(crew), as_json, debug)
+        except typer.Exit as stop:
+            code = stop.exit_code
+        crew.end(code)
+        processes.leave(code)
+
+
+def _followed(crew: Crew, follow: Callable[[Crew], None]) -> int:
+    """The exit code of a process that follows. It speaks only where it failed and the leader did not."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        failed: tuple[str, int] | None = None
+        try:
+            follow(crew)
+        except (Exception, KeyboardInterrupt) as error:
+            failed = _explain(error)
+        code = crew.ended()
+    if code is not None:
+        return code
+    message, code = failed or ("the main process of this launch is gone", UNEXPECTED)
+    crew.fail(message, code)
+    return _fail(message, code, as_json=False)
 
 
 def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:

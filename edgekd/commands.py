@@ -10,6 +10,7 @@ from typing import Any
 
 from edgekd.config import nearest
 from edgekd.errors import GateError, MeasurementError, UsageError
+from edgekd.processes import Crew
 
 CALIBRATION_SECONDS = 6.0
 
@@ -24,7 +25,12 @@ class Result:
 
 
 def build_command(
-    recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str], out: Path
+    recipe: str | None,
+    targets: Sequence[str],
+    overrides: Sequence[str],
+    devices: Sequence[str],
+    out: Path,
+    crew: Crew | None = None,
 ) -> Result:
     from edgekd.build import build, store_root
     from edgekd.progress import watching
@@ -33,7 +39,7 @@ def build_command(
     with _planned(recipe, targets, overrides, devices) as (plan, source):
         with watching(len(plan.steps)) as watcher:
             watcher.say(f"recipe: {source.origin}")
-            result = build(plan, Store(store_root(source.folder)), out, watcher)
+            result = build(plan, Store(store_root(source.folder)), out, watcher, crew)
         artifacts = [
             {**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]
         ]
@@ -52,6 +58,17 @@ def build_command(
         ],
     }
     return Result(document, "\n".join([*map(_artifact_line, artifacts), f"report: {result.report}"]))
+
+
+def follow_command(
+    recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str], crew: Crew
+) -> None:
+    """What a build does in a process that another one leads."""
+    from edgekd.build import follow, store_root
+    from edgekd.store import Store
+
+    with _planned(recipe, targets, overrides, devices) as (plan, source):
+        follow(plan, Store(store_root(source.folder)), crew)
 
 
 def plan_command(

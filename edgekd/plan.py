@@ -166,6 +166,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             requires={"data": data},
             packages=TRAINING,
             modules=(module_of(recipe.teacher.model, MODELS),),
+            distributed=True,
         ),
         Step(
             "outputs",
@@ -176,6 +177,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             requires={"data": data, "teacher": State("torch", "float32")},
             packages=TRAINING,
             modules=(module_of(recipe.teacher.model, MODELS),),
+            distributed=True,
         ),
         _student_step("student", recipe, objective, ("teacher",) if online else ("outputs",)),
         Step(
@@ -187,6 +189,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
             packages=QUANTIZING,
             modules=(module_of(recipe.student.model, MODELS),),
+            distributed=True,
         ),
     ]
     if recipe.distill.baseline:
@@ -206,6 +209,7 @@ def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources
         requires={"data": State("dataset"), **{source: states[source] for source in sources}},
         packages=TRAINING,
         modules=_modules(recipe)[1:] if "teacher" in sources else (module_of(recipe.student.model, MODELS),),
+        distributed=True,
     )
 
 

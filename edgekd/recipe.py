@@ -153,13 +153,39 @@ Task = Annotated[ImageTask | AudioTask | TextTask, Field(discriminator="kind")]
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """AdamW with a one-cycle learning rate. An epoch sees every sample once, in one of its views."""
+    """How a model is trained. An epoch sees every sample once, in one of its views."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)] = 64
-    """Batch normalisation cannot be trained on single samples."""
+    """Samples of a batch, of all processes together. Batch normalisation cannot be trained on single samples."""
     learning_rate: Positive = 3e-3
+    """The largest that the schedule comes to."""
     weight_decay: NotNegative = 1e-2
+    """Of weights alone: not of biases, normalisation, or learned quantizer ranges."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of 'sgd'; 0.9 unless given."""
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of 'cosine': the share of the steps in which the learning rate rises to its largest; 0 unless given."""
+    gradient_accumulation: Count = 1
+    """Batches whose gradients make one step, so a step sees this times `batch_size` samples."""
+    max_grad_norm: Positive | None = None
+    """Longer gradients are scaled down to this norm."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the models compute in while they train; weights are kept in fp32. fp16 needs a GPU."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep the exponential moving average of the weights, which decays by this factor at each step."""
+    early_stopping: Count | None = None
+    """Stop after this many epochs without a smaller validation loss, and keep the weights that had the smallest."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints, from which a build that was killed goes on."""
+
+    def __post_init__(self) -> None:
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError("momentum is a setting of optimizer = 'sgd'; leave it out, or choose that optimizer")
+        if self.warmup is not None and self.schedule != "cosine":
+            raise ValueError("warmup is a setting of schedule = 'cosine'; leave it out, or choose that schedule")
 
 
 @dataclass(frozen=True, config=STRICT)

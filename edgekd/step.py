@@ -23,13 +23,18 @@ def silent(done: int, total: int, note: str = "") -> None:
 
 @dataclass(frozen=True)
 class Work(Generic[Config]):
-    """What the function behind a step is given. It writes its files into `out` and returns its facts."""
+    """What the function behind a step is given. It writes its files into `out` and returns its facts.
+
+    scratch: a folder that lasts from a build that was killed or failed to the next one that wants the same result, and
+    is removed with it; the same in all processes of a launch.
+    """
 
     config: Config
     inputs: Mapping[str, Artifact]
     out: Path
     seed: int
     progress: Progress = silent
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Step:
     ensures: the state of the result.
     packages: distributions whose version the result depends on; they must be installed.
     modules: user modules whose source the result depends on.
+    distributed: does it run in all processes of a launch? Then what it writes into `out` counts in the main one only.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Step:
     packages: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     seed: int = 0
+    distributed: bool = False
 
     def load(self) -> Callable[[Work[Any]], Facts]:
         module, _, name = self.function.partition(":")

@@ -313,3 +313,16 @@ def test_losses_that_do_not_hold_together_are_refused(text: str, words: str, her
 def test_the_short_form_and_losses_exclude_each_other(here: Path):
     (here / "mine.toml").write_text(DIGITS.replace("[distill.train]", f"{LOSSES}\n[distill.train]"))
     assert "either 'temperature'" in refused("mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["distill.train.momentum=0.9"], ["momentum", "'sgd'"]),
+        (["distill.train.warmup=0.1"], ["warmup", "'cosine'"]),
+        (["distill.train.warmup=0.1", "distill.train.schedule=constant"], ["warmup", "'cosine'"]),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(overrides: list[str], words: list[str]):
+    message = refused("digits", *overrides)
+    assert all(word in message for word in words), message

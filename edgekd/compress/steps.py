@@ -10,6 +10,7 @@ from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import write_table
 from edgekd.distill.distiller import Distiller
 from edgekd.distill.examples import load_examples
+from edgekd.distill.logs import keep
 from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
@@ -33,7 +34,9 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     objective = build_objective(work.config.objective, data.facts["outputs"])
 
     def train(model: nn.Module) -> None:
-        fit(Distiller(model, None, objective), examples, work.config.quantization.train, work.seed, work.progress)
+        distiller, training = Distiller(model, None, objective), work.config.quantization.train
+        fit(distiller, examples, training, work.seed, work.progress, folder=work.scratch)
+        keep(work.scratch, work.out)
 
     calibration = _calibration(examples.inputs[0], work.config, work.seed)
     program = quantize(module, calibration, train, pixel_range(data.facts["preprocessing"]))

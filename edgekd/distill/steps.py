@@ -8,6 +8,7 @@ from torch import nn
 from edgekd.artifact import Artifact, Facts
 from edgekd.distill.distiller import Distiller, supervised
 from edgekd.distill.examples import load_examples
+from edgekd.distill.logs import keep
 from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
@@ -37,13 +38,15 @@ def train_teacher(work: Work[Teacher]) -> Facts:
     if teacher.weights is not None:
         load_weights(module, teacher.weights, "teacher")
     if teacher.train is not None:
-        fit(Distiller(module, None, supervised()), load_examples(data), teacher.train, work.seed, work.progress)
+        distiller = Distiller(module, None, supervised())
+        fit(distiller, load_examples(data), teacher.train, work.seed, work.progress, folder=work.scratch)
+        keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
     return _model_facts(module, architecture, data)
 
 
 def cache_outputs(work: Work[None]) -> Facts:
-    """The teacher's logits for every view of the training set. File: `logits.npy`, float32 (views, N, classes).
+    """The teacher's logits for every view of the training set. File: `train.npy`, float32 (views, N, classes).
 
     Raises GateError if an output is not finite, naming the sample.
     """
@@ -58,7 +61,7 @@ def cache_outputs(work: Work[None]) -> Facts:
             raise GateError(f"teacher: its outputs for training sample {sample} are not finite; check its weights")
         views.append(logits)
         work.progress(view + 1, len(inputs))
-    np.save(work.out / "logits.npy", np.stack(views))
+    np.save(work.out / "train.npy", np.stack(views))
     return {"outputs": len(views) * len(views[0])}
 
 
@@ -75,7 +78,9 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
         load_weights(module, config.student.weights, "student")
     teacher = load_module(work.inputs["teacher"].path, "teacher")[0] if "teacher" in work.inputs else None
     distiller = Distiller(module, teacher, build_objective(config.objective, data.facts["outputs"]))
-    fit(distiller, load_examples(data, work.inputs.get("outputs")), config.train, work.seed, work.progress)
+    examples = load_examples(data, work.inputs.get("outputs"))
+    fit(distiller, examples, config.train, work.seed, work.progress, folder=work.scratch)
+    keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
     return _model_facts(module, architecture, data)
 
