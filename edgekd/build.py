@@ -209,12 +209,8 @@ def _make(step: Step, work: Work[Any], crew: Crew | None) -> Facts:
     crew.call(step.name)
     try:
         return function(work)
-    except EdgekdError:
-        raise
-    except Exception as error:
-        if failure := crew.failure():
-            raise failure from error
-        raise
+    except RuntimeError as error:
+        raise crew.cause(error) from error
 
 
 def _ancestry(plan: Plan, target: TargetPlan) -> set[str]:

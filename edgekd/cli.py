@@ -219,7 +219,7 @@ def _run_in_all(lead: Callable[[Crew | None], Any], follow: Callable[[Crew], Non
         raise typer.Exit(_fail(*_explain(error), as_json)) from None
     if crew is None:
         _run(lambda: lead(None), as_json, debug)
-    elif crew.rank:
+    elif not crew.leads:
         processes.leave(_followed(crew, follow))
     else:
         code = 0

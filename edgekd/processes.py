@@ -70,6 +70,10 @@ class Crew:
     store: "Store"
     called: int = 0
 
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
     def call(self, step: str) -> None:
         """The leader: have the others do their part of a step."""
         self.store.set(f"call {self.called}", step)
@@ -87,8 +91,15 @@ class Crew:
                 time.sleep(POLL_SECONDS)
 
     def end(self, code: int) -> None:
-        """The leader: it will end with this exit code, and the others with it."""
+        """The leader: it will end with this exit code, and the others with it.
+
+        One that fails leaves the group first: who waits for it in a collective then fails there, and comes to see why.
+        """
+        from torch import distributed
+
         self.store.set("end", str(code))
+        if code and distributed.get_backend() == "gloo":
+            distributed.destroy_process_group()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.store.add("gone", 0) < self.count - 1 and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
@@ -111,13 +122,15 @@ class Crew:
         with contextlib.suppress(RuntimeError):
             self.store.set("failed", f"{code} {message}")
 
-    def failure(self) -> EdgekdError | None:
-        """The leader: why another process failed, if one did."""
-        if not self._said("failed"):
-            return None
-        code, _, message = self.store.get("failed").decode().partition(" ")
-        error = EdgekdError(message)
-        error.exit_code = int(code)
+    def cause(self, error: RuntimeError) -> Exception:
+        """The leader: why a step that runs in all processes failed, where another one is at fault; else the error."""
+        if self._said("failed"):
+            code, _, message = self.store.get("failed").decode().partition(" ")
+            failure = EdgekdError(message)
+            failure.exit_code = int(code)
+            return failure
+        if "by peer" in str(error):
+            return EdgekdError("another process of this launch is gone; see what it or the system said")
         return error
 
     def _said(self, key: str) -> bool:

@@ -44,7 +44,7 @@ def lead(crew: Crew | None) -> Result:
         try:
             step(name, crew)
         except RuntimeError as error:
-            raise crew.failure() or error from error
+            raise crew.cause(error) from error
         time.sleep(0.1)
     return Result({"case": case}, "done")
 
