@@ -1,19 +1,24 @@
 """From the tables of a recipe to an objective."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from edgekd.distill import balance, config, losses, schedules
 from edgekd.distill.balance import Balance
-from edgekd.distill.distiller import Objective
+from edgekd.distill.distiller import HARD, Objective
 from edgekd.distill.losses import Loss
 from edgekd.distill.schedules import Number
 
-HARD: dict[config.Outputs, Callable[[], Loss]] = {
-    "classification": losses.hard,
-    "multi-label": losses.hard_binary,
-    "regression": losses.hard_mse,
-}
+
+def default_objective(outputs: config.Outputs, temperature: float, weight: float) -> Objective:
+    """(1 - weight) times the hard loss plus weight times that of the teacher's outputs: softened, but for numbers."""
+    soft: dict[config.Outputs, config.LossTable] = {
+        "classification": config.Soft(kind="soft", temperature=temperature, weight=weight),
+        "multi-label": config.BinarySoft(kind="binary-soft", temperature=temperature, weight=weight),
+        "regression": config.OutputMse(kind="output-mse", weight=weight),
+    }
+    hard = config.Hard(kind="hard", weight=1.0 - weight)
+    return build_objective(config.ObjectiveConfig(losses=(hard, soft[outputs])), outputs)
 
 
 def build_objective(tables: config.ObjectiveConfig, outputs: config.Outputs = "classification") -> Objective:

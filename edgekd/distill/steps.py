@@ -6,8 +6,9 @@ import numpy as np
 from torch import nn
 
 from edgekd.artifact import Artifact, Facts
-from edgekd.distill.distiller import Distiller, soft_targets, supervised
+from edgekd.distill.distiller import Distiller, supervised
 from edgekd.distill.examples import load_examples
+from edgekd.distill.objectives import default_objective
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
 from edgekd.models.build import (
@@ -20,11 +21,12 @@ from edgekd.models.build import (
     save_module,
 )
 from edgekd.models.cost import macs
-from edgekd.models.evaluate import accuracy, predict
+from edgekd.models.evaluate import predict, quality
 from edgekd.recipe import Teacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import StudentConfig
+from edgekd.tasks.labels import check_taught
 
 
 def train_teacher(work: Work[Teacher]) -> Facts:
@@ -36,7 +38,9 @@ def train_teacher(work: Work[Teacher]) -> Facts:
     if teacher.weights is not None:
         load_weights(module, teacher.weights, "teacher")
     if teacher.train is not None:
-        fit(Distiller(module, None, supervised()), load_examples(data), teacher.train, work.seed, work.progress)
+        examples, outputs = load_examples(data), data.facts["outputs"]
+        check_taught(examples.labels.numpy(), outputs, data.facts["labels"])
+        fit(Distiller(module, None, supervised(outputs)), examples, teacher.train, work.seed, work.progress)
     save_module(module, architecture, work.out)
     return _model_facts(module, architecture, data)
 
@@ -69,7 +73,7 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
     module = build(architecture, "student")
     if student.weights is not None:
         load_weights(module, student.weights, "student")
-    objective = soft_targets(distill.temperature, distill.weight)
+    objective = default_objective(data.facts["outputs"], distill.temperature, distill.weight)
     fit(
         Distiller(module, None, objective),
         load_examples(data, work.inputs["outputs"]),
@@ -78,7 +82,7 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
         work.progress,
     )
     save_module(module, architecture, work.out)
-    return _model_facts(module, architecture, data)
+    return _model_facts(module, architecture, data, work.inputs["outputs"])
 
 
 def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> Architecture:
@@ -86,10 +90,12 @@ def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> 
     return Architecture(model, args, tuple(facts["input_shape"]), len(facts["labels"]), facts["vocabulary"])
 
 
-def _model_facts(module: nn.Module, architecture: Architecture, data: Artifact) -> Facts:
+def _model_facts(
+    module: nn.Module, architecture: Architecture, data: Artifact, teacher: Artifact | None = None
+) -> Facts:
     return {
         "model": architecture.model,
         "params": parameter_count(module),
         "macs": macs(module, example_input(architecture)),
-        "accuracy": accuracy(module, data),
+        **quality(module, data, teacher),
     }
