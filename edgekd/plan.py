@@ -196,6 +196,7 @@ def _target_steps(
             "program": "program",
             "student": "student",
             "teacher": "teacher",
+            "outputs": "outputs",
             "data": "data",
         },
         requires={
