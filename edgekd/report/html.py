@@ -5,6 +5,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report.charts import Bar, bars
+from edgekd.report.quality import quality_tables
+from edgekd.tasks.metrics import TITLES, shown
 
 READERS = {
     "tflite": "the flatbuffer schema",
@@ -34,22 +36,22 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=_bytes, count=_count, points=_points, joules=_joules, ms=_ms, percent=_percent)
+    environment.filters.update(bytes=_bytes, count=_count, score=shown, joules=_joules, ms=_ms, percent=_percent)
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
-    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES}
+    tables = [quality_tables(artifact["metrics"], document["baseline"]) for artifact in document["artifacts"]]
+    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES, "titles": TITLES, "tables": tables}
     return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
-    accuracy = artifact["accuracy"]
+    accuracy, metric = artifact["accuracy"], artifact["metric"]
+    names = {
+        "teacher": "teacher", "student_float": "student, float", "exported": f"exported {artifact['precision']}"
+    }  # fmt: skip
     pictures = [
         bars(
-            "Accuracy on the test split, %",
-            [
-                Bar("teacher", accuracy["teacher"], _points(accuracy["teacher"])),
-                Bar("student, float", accuracy["student_float"], _points(accuracy["student_float"])),
-                Bar(f"exported {artifact['precision']}", accuracy["exported"], _points(accuracy["exported"])),
-            ],
+            f"{TITLES[metric].capitalize() if metric == 'accuracy' else TITLES[metric]} on the test split",
+            [Bar(name, max(accuracy[key], 0.0), shown(accuracy[key], metric)) for key, name in names.items()],
         ),
         bars(
             "Size, log scale (teacher: weights alone)",
@@ -87,10 +89,6 @@ def _bytes(number: int) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f}"
 
 
 def _percent(share: float) -> str:
