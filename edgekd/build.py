@@ -19,6 +19,7 @@ from filelock import FileLock
 from edgekd import __version__
 from edgekd.artifact import Artifact, Facts, Provenance
 from edgekd.errors import DependencyError, DeviceError, EdgekdError, ExportError, GateError
+from edgekd.export.card import meaning
 from edgekd.keys import source_digest
 from edgekd.plan import OBJECTIVE, PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.processes import Crew
@@ -250,11 +251,16 @@ def _contents(
         "model": export.facts["file"],
         "files": {name: vars(artifact.files[source]) for name, (artifact, source) in files.items()},
         "task": data.facts["task"],
+        "outputs": data.facts["outputs"],
         "labels": data.facts["labels"],
         "input": {**checks.facts["input"], "preprocessing": _app_input(data, checks)},
-        "output": {**checks.facts["output"], "meaning": f"{target.target.output}; the largest is the answer"},
+        "output": {
+            **checks.facts["output"],
+            "meaning": meaning(checks.facts["output"]["form"], data.facts["outputs"]),
+        },
         "accuracy": checks.facts["accuracy"],
-        "parity": {**checks.facts["parity"], "limits": vars(target.target.parity)},
+        "metric": checks.facts["metric"],
+        "parity": {**checks.facts["parity"], "limits": checks.facts["limits"]},
         "quantizers": table,
         "measurements": [
             {**measurement_document(artifacts[name]), "samples_file": f"measurements/{_file_name(name)}.npy"}

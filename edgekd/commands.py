@@ -301,11 +301,14 @@ def _check_model(model: Path, device: str) -> None:
 
 
 def _artifact_line(entry: dict[str, Any]) -> str:
+    from edgekd.tasks.metrics import TITLES, shown
+
     valid = [measurement for measurement in entry["measurements"] if measurement["valid"]]
     times = "; ".join(f"p50 {m['p50_ms']['value']:.4g} ms on {m['device']} ({m['timing']})" for m in valid)
+    scores = {model: shown(value, entry["metric"]) for model, value in entry["accuracy"].items()}
     return (
-        f"{entry['path']}: {entry['bytes']:,} bytes, accuracy {100 * entry['accuracy']['exported']:.2f} % "
-        f"(student {100 * entry['accuracy']['student_float']:.2f}, teacher {100 * entry['accuracy']['teacher']:.2f}), "
+        f"{entry['path']}: {entry['bytes']:,} bytes, {TITLES[entry['metric']]} {scores['exported']} "
+        f"(student {scores['student_float']}, teacher {scores['teacher']}), "
         f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; "
         f"{times or ('no valid measurement' if entry['measurements'] else 'not measured')}"
     )

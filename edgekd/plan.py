@@ -17,7 +17,7 @@ from edgekd.dependencies import (
     require_runtime,
 )
 from edgekd.device import device_label
-from edgekd.distill.config import ObjectiveConfig, Outputs, for_fine_tuning, labels_alone, over_layers
+from edgekd.distill.config import ObjectiveConfig, for_fine_tuning, labels_alone, over_layers
 from edgekd.errors import UsageError
 from edgekd.keys import (
     Fingerprints,
@@ -45,7 +45,6 @@ COMPARISON_PROTOCOL = "brief"
 PREFLIGHT = State("preflight")
 OBJECTIVE = "preflight[objective]"
 BASELINE = "student alone"
-OUTPUTS: Outputs = "classification"
 
 
 @dataclass(frozen=True)
@@ -128,10 +127,11 @@ def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
 
 
 def _objective_step(recipe: Recipe) -> Step:
+    objective = recipe.distill.objective(recipe.task.outputs)
     return Step(
         OBJECTIVE,
         "edgekd.distill.check:check_objective",
-        ObjectiveCheckConfig(recipe.task, recipe.teacher, recipe.student, recipe.distill.objective(OUTPUTS)),
+        ObjectiveCheckConfig(recipe.task, recipe.teacher, recipe.student, objective),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *TRAINING),
         modules=_modules(recipe),
@@ -146,7 +146,8 @@ def _modules(recipe: Recipe) -> tuple[str, ...]:
 
 def _training_steps(recipe: Recipe) -> dict[str, Step]:
     data, torch_model = State("dataset"), State("torch", "float32", "dense")
-    objective = recipe.distill.objective(OUTPUTS)
+    outputs = recipe.task.outputs
+    objective = recipe.distill.objective(outputs)
     online = recipe.distill.online or any(over_layers(loss) for loss in objective.losses)
     steps = [
         Step(
@@ -183,7 +184,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
         Step(
             "program",
             "edgekd.compress.steps:quantize_student",
-            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, OUTPUTS)),
+            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, outputs)),
             State("torch", "qat", "dense"),
             inputs={"data": "data", "outputs": "outputs", "student": "student"},
             requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
@@ -231,6 +232,7 @@ def _target_steps(
             "program": "program",
             "student": "student",
             "teacher": "teacher",
+            "outputs": "outputs",
             "data": "data",
         },
         requires={

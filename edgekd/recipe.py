@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, StringConstraints
 from pydantic.dataclasses import dataclass
@@ -55,18 +55,36 @@ class ImageAugment:
     """Standard deviation of added noise, in pixel values of 0 to 255."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class ImageTask:
-    """Image classification. A pixel p of 0 to 255 becomes the number (p - mean) / std.
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class _Task:
+    """What every task says. Its kind is its input and what comes out: `image-classification`, `text-regression`."""
+
+    kind: str
+    source: FunctionReference
+    data: Path | None = None
+    args: Arguments = dataclasses.field(default_factory=dict)
+    labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training labels that are kept, drawn from the seed in the proportions of the classes; the other
+    samples stay as unlabelled ones, which a teacher answers for."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the labelled training samples that is held out, drawn likewise, where the source gives no validation
+    split of its own."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """What comes out of a model for this task."""
+        return cast(Outputs, self.kind.partition("-")[2])
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ImageTask(_Task):
+    """Images. A pixel p of 0 to 255 becomes the number (p - mean) / std.
 
     One whole-number mean and one std serve all channels: then the normalisation is exactly the scale and the zero
     point of the int8 input, the exported model takes raw pixels, and padding stays right.
     """
 
-    kind: Literal["image-classification"]
-    source: FunctionReference
-    data: Path | None = None
-    args: Arguments = dataclasses.field(default_factory=dict)
+    kind: Literal["image-classification", "image-multi-label", "image-regression"]
     mean: Annotated[int, Field(ge=0, le=255)] = 128
     std: Positive = 64.0
     augment: ImageAugment = dataclasses.field(default_factory=ImageAugment)
@@ -88,14 +106,11 @@ class AudioAugment:
     """Largest standard deviation of added white noise, as a share of full scale."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class AudioTask:
-    """Audio classification on log-mel features; lengths are in samples, frequencies in Hz."""
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class AudioTask(_Task):
+    """Recordings as log-mel features; lengths are in samples, frequencies in Hz."""
 
-    kind: Literal["audio-classification"]
-    source: FunctionReference
-    data: Path | None = None
-    args: Arguments = dataclasses.field(default_factory=dict)
+    kind: Literal["audio-classification", "audio-multi-label", "audio-regression"]
     sample_rate: Count = 16000
     clip_seconds: Positive = 1.0
     win_length: Count = 512
@@ -127,14 +142,11 @@ class TextAugment:
     """Probability that a word becomes an unknown one."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class TextTask:
-    """Text classification on token ids."""
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TextTask(_Task):
+    """Texts as token ids."""
 
-    kind: Literal["text-classification"]
-    source: FunctionReference
-    data: Path | None = None
-    args: Arguments = dataclasses.field(default_factory=dict)
+    kind: Literal["text-classification", "text-multi-label", "text-regression"]
     length: Count = 32
     """Tokens of a sample: a longer sentence is cut, a shorter one padded."""
     vocabulary: Annotated[int, Field(ge=3)] | None = None

@@ -11,7 +11,7 @@ from edgekd.recipe import Student, Teacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import ObjectiveCheckConfig
-from edgekd.tasks.outline import noise, outline
+from edgekd.tasks.outline import Outline, noise, outline
 
 SAMPLES = 4
 
@@ -23,15 +23,23 @@ def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
     no sense for the task.
     """
     deterministic(work.seed)
-    config, data = work.config, outline(work.config.task)
+    config, data = work.config, outline(work.config.task, work.seed)
 
     def made(role: str, one: Student | Teacher) -> nn.Module:
         return build(Architecture(one.model, one.args, data.input_shape, len(data.labels), data.vocabulary), role)
 
     student, teacher = made("student", config.student), made("teacher", config.teacher)
-    distiller = Distiller(student, teacher, build_objective(config.objective, "classification"))
-    inputs, labels = torch.from_numpy(noise(data, SAMPLES, work.seed)), torch.arange(SAMPLES) % len(data.labels)
+    distiller = Distiller(student, teacher, build_objective(config.objective, data.outputs))
+    inputs = torch.from_numpy(noise(data, SAMPLES, work.seed))
     distiller.prepare(inputs)
-    loss, parts = distiller.train()(inputs, labels)
+    loss, parts = distiller.train()(inputs, _labels(data))
     loss.backward()  # type: ignore[no-untyped-call]
     return {"losses": sorted(parts)}
+
+
+def _labels(data: Outline) -> torch.Tensor:
+    """Labels of the right kind for SAMPLES samples; see `edgekd.distill.losses.Signals`."""
+    if data.outputs == "classification":
+        return torch.arange(SAMPLES) % len(data.labels)
+    labels = torch.arange(SAMPLES * len(data.labels)).reshape(SAMPLES, -1) % 2
+    return labels.float() if data.outputs == "regression" else labels

@@ -8,9 +8,17 @@ import torch
 from torch import nn
 
 from edgekd.distill.balance import Balance, DynamicAverage, weighted
-from edgekd.distill.losses import Loss, Signals, hard, soft
+from edgekd.distill.config import Outputs
+from edgekd.distill.losses import Loss, Signals, hard, hard_binary, hard_mse, soft
 from edgekd.distill.taps import Taps
 from edgekd.errors import UsageError
+
+HARD: dict[Outputs, Callable[[], Loss]] = {
+    "classification": hard,
+    "multi-label": hard_binary,
+    "regression": hard_mse,
+}
+"""The loss of the labels for each kind of output."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,9 @@ class Objective:
         return tuple(dict.fromkeys(name for loss in self.losses.values() for name in loss.student_taps))
 
 
-def supervised() -> Objective:
+def supervised(outputs: Outputs = "classification") -> Objective:
     """Hard labels alone."""
-    return Objective({"hard": hard()}, weighted({"hard": 1.0}))
+    return Objective({"hard": HARD[outputs]()}, weighted({"hard": 1.0}))
 
 
 def soft_targets(temperature: float, weight: float) -> Objective:

@@ -39,3 +39,8 @@ def load_examples(
     if teacher is not None and teacher.shape[:2] != inputs.shape[:2]:
         raise UsageError(f"teacher outputs are for {tuple(teacher.shape[:2])} samples, not {tuple(inputs.shape[:2])}")
     return Examples(inputs, load_array(data.file(f"{split}_labels.npy")), teacher)
+
+
+def load_validation(data: Artifact, outputs: Artifact | None = None) -> Examples | None:
+    """The validation split, with the teacher's cached outputs if given; None where the data has none."""
+    return load_examples(data, outputs, "validation") if "validation_inputs.npy" in data.files else None

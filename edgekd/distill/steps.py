@@ -7,7 +7,7 @@ from torch import nn
 
 from edgekd.artifact import Artifact, Facts
 from edgekd.distill.distiller import Distiller, supervised
-from edgekd.distill.examples import load_examples
+from edgekd.distill.examples import load_examples, load_validation
 from edgekd.distill.logs import keep
 from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
@@ -22,11 +22,12 @@ from edgekd.models.build import (
     save_module,
 )
 from edgekd.models.cost import macs
-from edgekd.models.evaluate import accuracy, predict
+from edgekd.models.evaluate import load_array, predict, quality
 from edgekd.recipe import Teacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import StudentConfig
+from edgekd.tasks.labels import check_taught
 
 
 def train_teacher(work: Work[Teacher]) -> Facts:
@@ -38,8 +39,18 @@ def train_teacher(work: Work[Teacher]) -> Facts:
     if teacher.weights is not None:
         load_weights(module, teacher.weights, "teacher")
     if teacher.train is not None:
-        distiller = Distiller(module, None, supervised())
-        fit(distiller, load_examples(data), teacher.train, work.seed, work.progress, folder=work.scratch)
+        examples, outputs = load_examples(data), data.facts["outputs"]
+        check_taught(examples.labels.numpy(), outputs, data.facts["labels"])
+        distiller, validation = Distiller(module, None, supervised(outputs)), load_validation(data)
+        fit(
+            distiller,
+            examples,
+            teacher.train,
+            work.seed,
+            work.progress,
+            validation=validation,
+            folder=work.scratch,
+        )
         keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
     return _model_facts(module, architecture, data)
@@ -62,6 +73,10 @@ def cache_outputs(work: Work[None]) -> Facts:
         views.append(logits)
         work.progress(view + 1, len(inputs))
     np.save(work.out / "train.npy", np.stack(views))
+    data = work.inputs["data"]
+    for split in ("validation", "test"):
+        if f"{split}_inputs.npy" in data.files:
+            np.save(work.out / f"{split}.npy", predict(teacher, load_array(data.file(f"{split}_inputs.npy"))))
     return {"outputs": len(views) * len(views[0])}
 
 
@@ -77,12 +92,22 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
     if config.student.weights is not None:
         load_weights(module, config.student.weights, "student")
     teacher = load_module(work.inputs["teacher"].path, "teacher")[0] if "teacher" in work.inputs else None
-    distiller = Distiller(module, teacher, build_objective(config.objective, data.facts["outputs"]))
-    examples = load_examples(data, work.inputs.get("outputs"))
-    fit(distiller, examples, config.train, work.seed, work.progress, folder=work.scratch)
+    objective, outputs = build_objective(config.objective, data.facts["outputs"]), work.inputs.get("outputs")
+    examples, validation = load_examples(data, outputs), load_validation(data, outputs)
+    if not (objective.needs_teacher or objective.teacher_taps):
+        check_taught(examples.labels.numpy(), data.facts["outputs"], data.facts["labels"])
+    fit(
+        Distiller(module, teacher, objective),
+        examples,
+        config.train,
+        work.seed,
+        work.progress,
+        validation=validation,
+        folder=work.scratch,
+    )
     keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
-    return _model_facts(module, architecture, data)
+    return _model_facts(module, architecture, data, outputs)
 
 
 def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> Architecture:
@@ -90,10 +115,12 @@ def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> 
     return Architecture(model, args, tuple(facts["input_shape"]), len(facts["labels"]), facts["vocabulary"])
 
 
-def _model_facts(module: nn.Module, architecture: Architecture, data: Artifact) -> Facts:
+def _model_facts(
+    module: nn.Module, architecture: Architecture, data: Artifact, teacher: Artifact | None = None
+) -> Facts:
     return {
         "model": architecture.model,
         "params": parameter_count(module),
         "macs": macs(module, example_input(architecture)),
-        "accuracy": accuracy(module, data),
+        **quality(module, data, teacher),
     }

@@ -5,6 +5,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report.charts import Bar, bars
+from edgekd.report.quality import quality_tables
+from edgekd.tasks.metrics import TITLES, shown
 
 READERS = {
     "tflite": "the flatbuffer schema",
@@ -35,24 +37,24 @@ def render(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bytes=_bytes, count=_count, points=_points, joules=_joules, loss=_loss, ms=_ms, percent=_percent
+        bytes=_bytes, count=_count, score=shown, joules=_joules, loss=_loss, ms=_ms, percent=_percent
     )
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
-    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES}
+    tables = [quality_tables(artifact["metrics"], document["baseline"]) for artifact in document["artifacts"]]
+    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES, "titles": TITLES, "tables": tables}
     return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
-    accuracy = artifact["accuracy"]
+    accuracy, metric = dict(artifact["accuracy"]), artifact["metric"]
+    names = {"teacher": "teacher"}
+    if report["baseline"]:
+        names["alone"], accuracy["alone"] = "student alone", report["baseline"]["accuracy"]
+    names |= {"student_float": "student, float", "exported": f"exported {artifact['precision']}"}
     pictures = [
         bars(
-            "Accuracy on the test split, %",
-            [
-                Bar("teacher", accuracy["teacher"], _points(accuracy["teacher"])),
-                *_alone(report),
-                Bar("student, float", accuracy["student_float"], _points(accuracy["student_float"])),
-                Bar(f"exported {artifact['precision']}", accuracy["exported"], _points(accuracy["exported"])),
-            ],
+            f"{TITLES[metric].capitalize() if metric == 'accuracy' else TITLES[metric]} on the test split",
+            [Bar(name, max(accuracy[key], 0.0), shown(accuracy[key], metric)) for key, name in names.items()],
         ),
         bars(
             "Size, log scale (teacher: weights alone)",
@@ -75,14 +77,6 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             title = f"p50 on {exported['device']}, {exported['timing']}, log scale"
             pictures.append(bars(title, entries, logarithmic=True))
     return pictures
-
-
-def _alone(report: dict[str, Any]) -> list[Bar]:
-    """The student that was trained without a teacher, if one was."""
-    if report["student_alone"] is None:
-        return []
-    share = report["student_alone"]["accuracy"]
-    return [Bar("student alone", share, _points(share))]
 
 
 def _loss(table: dict[str, Any]) -> str:
@@ -113,10 +107,6 @@ def _bytes(number: int) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f}"
 
 
 def _percent(share: float) -> str:

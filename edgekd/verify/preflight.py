@@ -9,7 +9,7 @@ from edgekd.artifact import Facts
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import kept
 from edgekd.errors import GateError
-from edgekd.export.card import Card
+from edgekd.export.card import Card, output_of
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.build import Architecture, build, example_input
 from edgekd.readers import read_graph
@@ -32,11 +32,12 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
     does not have, GateError for operations beyond the target's limits.
     """
     deterministic(work.seed)
-    config, data = work.config, outline(work.config.task)
+    config, data = work.config, outline(work.config.task, work.seed)
     target, student = config.target, config.student
     architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
     module, example = build(architecture, "student"), example_input(architecture)
-    card = Card("preflight", data.labels, target.output, data.preprocessing)
+    output = output_of(target.output, data.outputs)
+    card = Card("preflight", data.labels, output, data.preprocessing, data.outputs)
     with TemporaryDirectory(prefix="edgekd-") as place:
         if target.precision in ("float32", "float16"):
             file = export_float(module, example, target.format, target.precision, Path(place), card)
