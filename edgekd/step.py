@@ -23,13 +23,17 @@ def silent(done: int, total: int, note: str = "") -> None:
 
 @dataclass(frozen=True)
 class Work(Generic[Config]):
-    """What the function behind a step is given. It writes its files into `out` and returns its facts."""
+    """What the function behind a step is given. It writes its files into `out` and returns its facts.
+
+    scratch: a folder that lasts from a killed build to the next one of the same key, or None.
+    """
 
     config: Config
     inputs: Mapping[str, Artifact]
     out: Path
     seed: int
     progress: Progress = silent
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
