@@ -11,12 +11,15 @@ from edgekd.dependencies import (
     FORMAT_EXTRAS,
     QUANTIZING,
     RUNTIMES,
+    TEACHER_EXTRAS,
+    TEACHING,
     TEXT,
     TRAINING,
     require,
     require_runtime,
 )
 from edgekd.device import device_label
+from edgekd.distill.teacher_config import can_be_tapped, members_of, modules_of, takes_raw
 from edgekd.errors import UsageError
 from edgekd.keys import (
     Fingerprints,
@@ -35,6 +38,7 @@ from edgekd.step_configs import (
     PreflightConfig,
     QuantizeConfig,
     StudentConfig,
+    TeacherConfig,
     VerifyConfig,
 )
 from edgekd.target import Precision, Target, load_target, target_label
@@ -47,7 +51,7 @@ PREFLIGHT = State("preflight")
 class TargetPlan:
     """One target of a plan, and the names of the steps that make, check and measure it.
 
-    The float student and the teacher are measured beside the exported model, in the same runtime.
+    The float student is measured beside the exported model, in the same runtime, as is a teacher that can be exported.
     """
 
     name: str
@@ -100,7 +104,11 @@ def make_plan(
         plans.append(plan)
     ordered = tuple(steps.values())
     check_contracts(ordered)
-    require((package for step in ordered for package in step.packages), [FORMAT_EXTRAS[t.format] for _, t in targets])
+    extras = [TEACHER_EXTRAS[kind] for kind in _teacher_kinds(recipe) & TEACHER_EXTRAS.keys()]
+    require(
+        (package for step in ordered for package in step.packages),
+        [*(FORMAT_EXTRAS[target.format] for _, target in targets), *extras],
+    )
     for _, target in targets:
         require_runtime(target.runtime)
     return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
@@ -134,26 +142,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             packages=_data_packages(recipe),
             modules=(module_of(recipe.task.source),),
         ),
-        Step(
-            "teacher",
-            "edgekd.distill.steps:train_teacher",
-            recipe.teacher,
-            torch_model,
-            inputs={"data": "data"},
-            requires={"data": data},
-            packages=TRAINING,
-            modules=(module_of(recipe.teacher.model, MODELS),),
-        ),
-        Step(
-            "outputs",
-            "edgekd.distill.steps:cache_outputs",
-            None,
-            State("outputs"),
-            inputs={"data": "data", "teacher": "teacher"},
-            requires={"data": data, "teacher": State("torch", "float32")},
-            packages=TRAINING,
-            modules=(module_of(recipe.teacher.model, MODELS),),
-        ),
+        *_teacher_steps(recipe),
         Step(
             "student",
             "edgekd.distill.steps:distill_student",
@@ -178,13 +167,45 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
     return {step.name: _seeded(step, recipe.seed) for step in steps}
 
 
+def _teacher_steps(recipe: Recipe) -> list[Step]:
+    """Both look at the raw samples where the teacher may; then they depend on what the data come from."""
+    data, teacher = State("dataset"), recipe.teacher
+    raw = takes_raw(teacher)
+    config = TeacherConfig(teacher, recipe.task if raw else None)
+    packages = (*TRAINING, *(package for kind in _teacher_kinds(recipe) for package in TEACHING.get(kind, ())))
+    modules = tuple(module_of(reference, MODELS) for reference in modules_of(teacher))
+    if raw:
+        packages, modules = (*packages, *_data_packages(recipe)), (*modules, module_of(recipe.task.source))
+    state = State("torch", "float32", "dense") if can_be_tapped(teacher) else State("teacher")
+    steps = "edgekd.distill.teachers.steps"
+    return [
+        Step("teacher", f"{steps}:train_teacher", config, state, {"data": "data"}, {"data": data}, packages, modules),
+        Step(
+            "outputs",
+            f"{steps}:cache_outputs",
+            config,
+            State("outputs"),
+            {"data": "data", "teacher": "teacher"},
+            {"data": data, "teacher": state},
+            packages,
+            modules,
+        ),
+    ]
+
+
+def _teacher_kinds(recipe: Recipe) -> set[str]:
+    return {member.kind for member in members_of(recipe.teacher)}
+
+
 def _target_steps(
     name: str, target: Target, recipe: Recipe, devices: Iterable[str]
 ) -> tuple[dict[str, Step], TargetPlan]:
     student = (module_of(recipe.student.model, MODELS),)
     runtime = RUNTIMES[target.runtime]
     export, float_export = _export_step(target, target.precision, recipe), _export_step(target, "float32", recipe)
-    teacher_export = _teacher_export_step(target, recipe)
+    compared = [("exported", export), ("student", float_export)]
+    if can_be_tapped(recipe.teacher):
+        compared.append(("teacher", _teacher_export_step(target, recipe)))
     checks = Step(
         f"verify[{name}]",
         "edgekd.verify.steps:verify_export",
@@ -210,9 +231,8 @@ def _target_steps(
     measured: dict[str, list[str]] = {"exported": [], "student": [], "teacher": []}
     for device in devices:
         require_measurable(device, target.runtime)
-        if teacher_export not in steps:
-            steps.append(teacher_export)
-        for role, source in (("exported", export), ("student", float_export), ("teacher", teacher_export)):
+        steps += [source for _, source in compared if source not in steps]
+        for role, source in compared:
             checked = (name, checks.name) if role == "exported" else None
             step = _measure_step(source.name, device, target, recipe, checked)
             measured[role].append(step.name)
@@ -256,7 +276,7 @@ def _teacher_export_step(target: Target, recipe: Recipe) -> Step:
         inputs={"teacher": "teacher", "data": "data"},
         requires={"teacher": State("torch", "float32"), "data": State("dataset")},
         packages=(*TRAINING, *EXPORTING[target.format]),
-        modules=(module_of(recipe.teacher.model, MODELS),),
+        modules=tuple(module_of(reference, MODELS) for reference in modules_of(recipe.teacher)),
     )
 
 

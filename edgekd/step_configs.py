@@ -4,8 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekd.recipe import Budgets, Distillation, Quantization, Student, Task
+from edgekd.recipe import Budgets, Distillation, Quantization, Student, Task, Teacher
 from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime, Target
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A teacher, and the task whose raw samples it may look at; None for one that is given the student's inputs."""
+
+    teacher: Teacher
+    task: Task | None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def load_examples(data: Artifact, outputs: Artifact | None = None) -> Examples:
     Raises UsageError if the outputs were made for another number of views or samples.
     """
     inputs = load_array(data.file("train_inputs.npy"))
-    teacher = None if outputs is None else load_array(outputs.file("logits.npy"))
+    teacher = None if outputs is None else load_array(outputs.file("train.npy"))
     if teacher is not None and teacher.shape[:2] != inputs.shape[:2]:
         raise UsageError(f"teacher outputs are for {tuple(teacher.shape[:2])} samples, not {tuple(inputs.shape[:2])}")
     return Examples(inputs, load_array(data.file("train_labels.npy")), teacher)

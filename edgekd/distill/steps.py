@@ -1,64 +1,26 @@
-"""The steps around distillation: a teacher, its cached outputs, and the student that learns from them."""
+"""The step of distillation: a student that learns from the labels and from its teacher's outputs."""
 
 from collections.abc import Mapping
 
-import numpy as np
 from torch import nn
 
 from edgekd.artifact import Artifact, Facts
-from edgekd.distill.distiller import Distiller, soft_targets, supervised
+from edgekd.distill.distiller import Distiller, soft_targets
 from edgekd.distill.examples import load_examples
 from edgekd.distill.trainer import fit
-from edgekd.errors import GateError
 from edgekd.models.build import (
     Architecture,
     build,
     example_input,
-    load_module,
     load_weights,
     parameter_count,
     save_module,
 )
 from edgekd.models.cost import macs
-from edgekd.models.evaluate import accuracy, predict
-from edgekd.recipe import Teacher
+from edgekd.models.evaluate import accuracy
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import StudentConfig
-
-
-def train_teacher(work: Work[Teacher]) -> Facts:
-    """Load the teacher's weights, or train it on the hard labels. Files: weights and architecture."""
-    deterministic(work.seed)
-    teacher, data = work.config, work.inputs["data"]
-    architecture = architecture_for(teacher.model, teacher.args, data)
-    module = build(architecture, "teacher")
-    if teacher.weights is not None:
-        load_weights(module, teacher.weights, "teacher")
-    if teacher.train is not None:
-        fit(Distiller(module, None, supervised()), load_examples(data), teacher.train, work.seed, work.progress)
-    save_module(module, architecture, work.out)
-    return _model_facts(module, architecture, data)
-
-
-def cache_outputs(work: Work[None]) -> Facts:
-    """The teacher's logits for every view of the training set. File: `logits.npy`, float32 (views, N, classes).
-
-    Raises GateError if an output is not finite, naming the sample.
-    """
-    deterministic(work.seed)
-    teacher, _ = load_module(work.inputs["teacher"].path, "teacher")
-    inputs = load_examples(work.inputs["data"]).inputs
-    views = []
-    for view in range(len(inputs)):
-        logits = predict(teacher, inputs[view])
-        if not np.isfinite(logits).all():
-            sample = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-            raise GateError(f"teacher: its outputs for training sample {sample} are not finite; check its weights")
-        views.append(logits)
-        work.progress(view + 1, len(inputs))
-    np.save(work.out / "logits.npy", np.stack(views))
-    return {"outputs": len(views) * len(views[0])}
 
 
 def distill_student(work: Work[StudentConfig]) -> Facts:

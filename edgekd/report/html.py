@@ -21,6 +21,8 @@ SOURCES = {
     "float32": "the float student",
 }
 """What a file of each precision is compared with."""
+NOT_KNOWN = "–"  # noqa: RUF001
+"""What stands for a number that nobody knows, such as the size of a teacher that only answers."""
 RUNNERS = {"coreml": "a reference interpreter of Core ML programs, not Apple's runtime,"}
 """What ran the file, where that is not the runtime itself."""
 
@@ -41,7 +43,8 @@ def render(document: dict[str, Any]) -> str:
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
-    accuracy = artifact["accuracy"]
+    accuracy, teacher_params = artifact["accuracy"], report["teacher"]["params"]
+    weights = [Bar("teacher", 4 * teacher_params, _bytes(4 * teacher_params))] if teacher_params else []
     pictures = [
         bars(
             "Accuracy on the test split, %",
@@ -52,9 +55,9 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             ],
         ),
         bars(
-            "Size, log scale (teacher: weights alone)",
+            f"Size, log scale{' (teacher: weights alone)' if weights else ''}",
             [
-                Bar("teacher", 4 * report["teacher"]["params"], _bytes(4 * report["teacher"]["params"])),
+                *weights,
                 Bar("student, float", artifact["float32"]["bytes"], _bytes(artifact["float32"]["bytes"])),
                 Bar(f"exported {artifact['precision']}", artifact["bytes"], _bytes(artifact["bytes"])),
             ],
@@ -63,7 +66,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     ]
     for index, exported in enumerate(artifact["measurements"]):
         compared = [
-            ("teacher", artifact["comparison"]["teacher"][index]),
+            *(("teacher", taken) for taken in artifact["comparison"]["teacher"][index : index + 1]),
             ("student, float", artifact["comparison"]["student"][index]),
             (f"exported {artifact['precision']}", exported),
         ]
@@ -85,8 +88,8 @@ def _bytes(number: int) -> str:
     return f"{number / 1000:,.1f} kB" if number < 1_000_000 else f"{number / 1e6:,.2f} MB"
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
+def _count(number: int | None) -> str:
+    return NOT_KNOWN if number is None else f"{number:,}"
 
 
 def _points(share: float) -> str:
