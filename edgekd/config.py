@@ -86,13 +86,19 @@ def _explain(error: ErrorDetails, document: Mapping[str, Any], kind: type) -> st
     if absent:
         return f"'{key}' is missing; add it"
     if error["type"] == "union_tag_not_found":
-        return f"'{key}.{error['ctx']['discriminator'].strip(chr(39))}' is missing; add it"
+        return f"'{key}.{_discriminator(error)}' is missing; add it"
     if error["type"] == "union_tag_invalid":
         tag, expected = error["ctx"]["tag"], error["ctx"]["expected_tags"]
-        return f"'{key}.{error['ctx']['discriminator'].strip(chr(39))}': must be one of {expected}, not '{tag}'"
+        return f"'{key}.{_discriminator(error)}': must be one of {expected}, not '{tag}'"
     value = f", not {error['input']!r}" if isinstance(error["input"], str | int | float | bool) else ""
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"'{key}': {message[0].lower()}{message[1:]}{value}" if key else message
+
+
+def _discriminator(error: ErrorDetails) -> str:
+    """The key that chooses a union's member; where a function chooses, that is the kind."""
+    name = str(error["ctx"]["discriminator"]).strip("'")
+    return "kind" if name.endswith("()") else name
 
 
 def _document_keys(loc: tuple[int | str, ...], document: Mapping[str, Any], last_is_a_key: bool) -> list[int | str]:

@@ -17,6 +17,15 @@ APART_PACKAGES = ("tflite-runtime==2.14.0", "numpy<2")
 NEWEST_PYTHON = (3, 11)
 """The newest that tflite-runtime has a wheel for."""
 TRAINING = ("torch", "accelerate", "numpy", "safetensors", "tensorboard", "torchmetrics")
+TEACHING: dict[str, tuple[str, ...]] = {
+    "transformers": ("transformers",),
+    "onnx": ("onnxruntime", "onnx"),
+    "tflite": ("ai-edge-litert", "flatbuffers"),
+    "keras": ("tensorflow",),
+}
+"""What a teacher of a kind needs beyond what training needs."""
+TEACHER_EXTRAS = {"transformers": "transformers", "onnx": "onnx", "tflite": "tflite", "keras": "keras"}
+"""The extra that brings it."""
 QUANTIZING = (*TRAINING, "nncf")
 EXPORTING = {
     "tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers"),

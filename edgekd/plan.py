@@ -11,6 +11,8 @@ from edgekd.dependencies import (
     FORMAT_EXTRAS,
     QUANTIZING,
     RUNTIMES,
+    TEACHER_EXTRAS,
+    TEACHING,
     TEXT,
     TRAINING,
     require,
@@ -18,6 +20,7 @@ from edgekd.dependencies import (
 )
 from edgekd.device import device_label
 from edgekd.distill.config import ObjectiveConfig, for_fine_tuning, labels_alone, over_layers
+from edgekd.distill.teacher_config import can_be_tapped, members_of, modules_of, takes_raw
 from edgekd.errors import UsageError
 from edgekd.keys import (
     Fingerprints,
@@ -37,6 +40,7 @@ from edgekd.step_configs import (
     PreflightConfig,
     QuantizeConfig,
     StudentConfig,
+    TeacherConfig,
     VerifyConfig,
 )
 from edgekd.target import Precision, Target, load_target, target_label
@@ -51,7 +55,7 @@ BASELINE = "student alone"
 class TargetPlan:
     """One target of a plan, and the names of the steps that make, check and measure it.
 
-    The float student and the teacher are measured beside the exported model, in the same runtime.
+    The float student is measured beside the exported model, in the same runtime, as is a teacher that can be exported.
     """
 
     name: str
@@ -105,7 +109,11 @@ def make_plan(
         plans.append(plan)
     ordered = tuple(steps.values())
     check_contracts(ordered)
-    require((package for step in ordered for package in step.packages), [FORMAT_EXTRAS[t.format] for _, t in targets])
+    extras = [TEACHER_EXTRAS[kind] for kind in _teacher_kinds(recipe) & TEACHER_EXTRAS.keys()]
+    require(
+        (package for step in ordered for package in step.packages),
+        [*(FORMAT_EXTRAS[target.format] for _, target in targets), *extras],
+    )
     for _, target in targets:
         require_runtime(target.runtime)
     return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
@@ -140,15 +148,15 @@ def _objective_step(recipe: Recipe) -> Step:
 
 def _modules(recipe: Recipe) -> tuple[str, ...]:
     """All that a user may have written: the data's source, the teacher and the student."""
-    models = (module_of(one.model, MODELS) for one in (recipe.teacher, recipe.student))
+    models = (module_of(reference, MODELS) for reference in (*modules_of(recipe.teacher), recipe.student.model))
     return (module_of(recipe.task.source), *models)
 
 
 def _training_steps(recipe: Recipe) -> dict[str, Step]:
-    data, torch_model = State("dataset"), State("torch", "float32", "dense")
+    data = State("dataset")
     outputs = recipe.task.outputs
     objective = recipe.distill.objective(outputs)
-    online = recipe.distill.online or any(over_layers(loss) for loss in objective.losses)
+    online = _teacher_runs_along(recipe, objective)
     steps = [
         Step(
             "data",
@@ -158,28 +166,7 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             packages=_data_packages(recipe),
             modules=(module_of(recipe.task.source),),
         ),
-        Step(
-            "teacher",
-            "edgekd.distill.steps:train_teacher",
-            recipe.teacher,
-            torch_model,
-            inputs={"data": "data"},
-            requires={"data": data},
-            packages=TRAINING,
-            modules=(module_of(recipe.teacher.model, MODELS),),
-            distributed=True,
-        ),
-        Step(
-            "outputs",
-            "edgekd.distill.steps:cache_outputs",
-            None,
-            State("outputs"),
-            inputs={"data": "data", "teacher": "teacher"},
-            requires={"data": data, "teacher": State("torch", "float32")},
-            packages=TRAINING,
-            modules=(module_of(recipe.teacher.model, MODELS),),
-            distributed=True,
-        ),
+        *_teacher_steps(recipe),
         _student_step("student", recipe, objective, ("teacher",) if online else ("outputs",)),
         Step(
             "program",
@@ -214,13 +201,73 @@ def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources
     )
 
 
+def _teacher_steps(recipe: Recipe) -> list[Step]:
+    """Both look at the raw samples where the teacher may; then they depend on what the data come from."""
+    data, teacher = State("dataset"), recipe.teacher
+    raw = takes_raw(teacher)
+    config = TeacherConfig(teacher, recipe.task if raw else None)
+    packages = (*TRAINING, *(package for kind in _teacher_kinds(recipe) for package in TEACHING.get(kind, ())))
+    modules = tuple(module_of(reference, MODELS) for reference in modules_of(teacher))
+    if raw:
+        packages, modules = (*packages, *_data_packages(recipe)), (*modules, module_of(recipe.task.source))
+    state = State("torch", "float32", "dense") if can_be_tapped(teacher) else State("teacher")
+    steps = "edgekd.distill.teachers.steps"
+    return [
+        Step(
+            "teacher",
+            f"{steps}:train_teacher",
+            config,
+            state,
+            inputs={"data": "data"},
+            requires={"data": data},
+            packages=packages,
+            modules=modules,
+            distributed=True,
+        ),
+        Step(
+            "outputs",
+            f"{steps}:cache_outputs",
+            config,
+            State("outputs"),
+            inputs={"data": "data", "teacher": "teacher"},
+            requires={"data": data, "teacher": state},
+            packages=packages,
+            modules=modules,
+            distributed=True,
+        ),
+    ]
+
+
+def _teacher_runs_along(recipe: Recipe, objective: ObjectiveConfig) -> bool:
+    """Whether the teacher answers batch by batch. Raises UsageError if it cannot be asked that."""
+    layered = next((loss.kind for loss in objective.losses if over_layers(loss)), None)
+    if can_be_tapped(recipe.teacher):
+        return recipe.distill.online or layered is not None
+    if layered is not None:
+        raise UsageError(
+            f"loss '{layered}' looks into the teacher's layers, and a teacher of kind '{recipe.teacher.kind}' gives "
+            "its outputs only; take a loss over outputs"
+        )
+    if recipe.distill.online:
+        raise UsageError(
+            f"distill.online: a teacher of kind '{recipe.teacher.kind}' answers once, before training; leave it out"
+        )
+    return False
+
+
+def _teacher_kinds(recipe: Recipe) -> set[str]:
+    return {member.kind for member in members_of(recipe.teacher)}
+
+
 def _target_steps(
     name: str, target: Target, recipe: Recipe, devices: Iterable[str]
 ) -> tuple[dict[str, Step], TargetPlan]:
     student = (module_of(recipe.student.model, MODELS),)
     runtime = RUNTIMES[target.runtime]
     export, float_export = _export_step(target, target.precision, recipe), _export_step(target, "float32", recipe)
-    teacher_export = _teacher_export_step(target, recipe)
+    compared = [("exported", export), ("student", float_export)]
+    if can_be_tapped(recipe.teacher):
+        compared.append(("teacher", _teacher_export_step(target, recipe)))
     checks = Step(
         f"verify[{name}]",
         "edgekd.verify.steps:verify_export",
@@ -247,9 +294,8 @@ def _target_steps(
     measured: dict[str, list[str]] = {"exported": [], "student": [], "teacher": []}
     for device in devices:
         require_measurable(device, target.runtime)
-        if teacher_export not in steps:
-            steps.append(teacher_export)
-        for role, source in (("exported", export), ("student", float_export), ("teacher", teacher_export)):
+        steps += [source for _, source in compared if source not in steps]
+        for role, source in compared:
             checked = (name, checks.name) if role == "exported" else None
             step = _measure_step(source.name, device, target, recipe, checked)
             measured[role].append(step.name)
@@ -293,7 +339,7 @@ def _teacher_export_step(target: Target, recipe: Recipe) -> Step:
         inputs={"teacher": "teacher", "data": "data"},
         requires={"teacher": State("torch", "float32"), "data": State("dataset")},
         packages=(*TRAINING, *EXPORTING[target.format]),
-        modules=(module_of(recipe.teacher.model, MODELS),),
+        modules=tuple(module_of(reference, MODELS) for reference in modules_of(recipe.teacher)),
     )
 
 

@@ -7,12 +7,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import Field, StringConstraints
+from pydantic import Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT, nearest, read_config, read_text
+from edgekd.distill import teacher_config
 from edgekd.distill.config import (
     BalanceTable,
     LossTable,
@@ -22,21 +23,20 @@ from edgekd.distill.config import (
     check_weights,
     short_form,
 )
+from edgekd.distill.teacher_config import kind_of, located
 from edgekd.errors import UsageError
+from edgekd.fields import Arguments, FunctionReference, Positive, Reference
 from edgekd.resources import BUILT_IN_RECIPES
 
 FILE_NAME = "edgekd.toml"
 DEFAULT = "digits"
+TEACHER_PATHS = tuple(f"teacher.{key}" for key in teacher_config.PATHS)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
-FunctionReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Points = Annotated[float, Field(ge=0, le=100)]
-Arguments = dict[str, Any]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -201,17 +201,32 @@ class Training:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Teacher:
-    """The model to learn from: given with its weights, or trained here first."""
+class TorchTeacher:
+    """A torch module to learn from: given with its weights, or trained here first."""
 
     model: Reference
     args: Arguments = dataclasses.field(default_factory=dict)
     weights: Path | None = None
     train: Training | None = None
+    kind: Literal["torch"] = "torch"
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.train is None):
             raise ValueError("teacher: give either 'weights' (a trained teacher) or a [teacher.train] table")
+
+
+Teacher = Annotated[
+    Annotated[TorchTeacher, Tag("torch")]
+    | Annotated[teacher_config.TransformersFolder, Tag("transformers")]
+    | Annotated[teacher_config.OnnxFile, Tag("onnx")]
+    | Annotated[teacher_config.TFLiteFile, Tag("tflite")]
+    | Annotated[teacher_config.KerasModel, Tag("keras")]
+    | Annotated[teacher_config.Command, Tag("command")]
+    | Annotated[teacher_config.Endpoint, Tag("http")]
+    | Annotated[teacher_config.StoredOutputs, Tag("stored")]
+    | Annotated[teacher_config.Ensemble, Tag("ensemble")],
+    Discriminator(kind_of),
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -338,7 +353,7 @@ def load_recipe(name: str | None, overrides: Sequence[str] = ()) -> Source:
 
 def _from_here(override: str, here: Path) -> str:
     key, _, value = override.partition("=")
-    if key.strip() in ("task.data", "task.tokenizer", "teacher.weights", "student.weights"):
+    if key.strip() in ("task.data", "task.tokenizer", *TEACHER_PATHS, "student.weights"):
         path = Path(value.strip().strip("\"'")).expanduser()
         return f"{key}={json.dumps(str(here / path))}"
     return override
@@ -357,6 +372,6 @@ def resolve_paths(source: Source) -> Recipe:
     return dataclasses.replace(
         recipe,
         task=task,
-        teacher=dataclasses.replace(recipe.teacher, weights=absolute(recipe.teacher.weights)),
+        teacher=located(recipe.teacher, lambda path: (folder / path.expanduser()).resolve()),
         student=dataclasses.replace(recipe.student, weights=absolute(recipe.student.weights)),
     )

@@ -20,6 +20,14 @@ class ObjectiveCheckConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """A teacher, and the task whose raw samples it may look at; None for one that is given the student's inputs."""
+
+    teacher: Teacher
+    task: Task | None
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     """A student, what it minimises, and how long."""
 

@@ -7,7 +7,7 @@ from edgekd.artifact import Facts
 from edgekd.distill.distiller import Distiller
 from edgekd.distill.objectives import build_objective
 from edgekd.models.build import Architecture, build
-from edgekd.recipe import Student, Teacher
+from edgekd.recipe import Student, TorchTeacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import ObjectiveCheckConfig
@@ -25,14 +25,15 @@ def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
 
-    def made(role: str, one: Student | Teacher) -> nn.Module:
+    def made(role: str, one: Student | TorchTeacher) -> nn.Module:
         return build(Architecture(one.model, one.args, data.input_shape, len(data.labels), data.vocabulary), role)
 
-    student, teacher = made("student", config.student), made("teacher", config.teacher)
-    distiller = Distiller(student, teacher, build_objective(config.objective, data.outputs))
+    teacher = made("teacher", config.teacher) if isinstance(config.teacher, TorchTeacher) else None
+    distiller = Distiller(made("student", config.student), teacher, build_objective(config.objective, data.outputs))
     inputs = torch.from_numpy(noise(data, SAMPLES, work.seed))
-    distiller.prepare(inputs)
-    loss, parts = distiller.train()(inputs, _labels(data))
+    answers = torch.randn(SAMPLES, len(data.labels)) if teacher is None else None
+    distiller.prepare(inputs, answers)
+    loss, parts = distiller.train()(inputs, _labels(data), answers)
     loss.backward()  # type: ignore[no-untyped-call]
     return {"losses": sorted(parts)}
 

@@ -23,6 +23,8 @@ SOURCES = {
     "float32": "the float student",
 }
 """What a file of each precision is compared with."""
+NOT_KNOWN = "–"  # noqa: RUF001
+"""What stands for a number that nobody knows, such as the size of a teacher that only answers."""
 RUNNERS = {"coreml": "a reference interpreter of Core ML programs, not Apple's runtime,"}
 """What ran the file, where that is not the runtime itself."""
 
@@ -51,15 +53,17 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     if report["baseline"]:
         names["alone"], accuracy["alone"] = "student alone", report["baseline"]["accuracy"]
     names |= {"student_float": "student, float", "exported": f"exported {artifact['precision']}"}
+    teacher_params = report["teacher"]["params"]
+    weights = [Bar("teacher", 4 * teacher_params, _bytes(4 * teacher_params))] if teacher_params else []
     pictures = [
         bars(
             f"{TITLES[metric].capitalize() if metric == 'accuracy' else TITLES[metric]} on the test split",
             [Bar(name, max(accuracy[key], 0.0), shown(accuracy[key], metric)) for key, name in names.items()],
         ),
         bars(
-            "Size, log scale (teacher: weights alone)",
+            f"Size, log scale{' (teacher: weights alone)' if weights else ''}",
             [
-                Bar("teacher", 4 * report["teacher"]["params"], _bytes(4 * report["teacher"]["params"])),
+                *weights,
                 Bar("student, float", artifact["float32"]["bytes"], _bytes(artifact["float32"]["bytes"])),
                 Bar(f"exported {artifact['precision']}", artifact["bytes"], _bytes(artifact["bytes"])),
             ],
@@ -68,7 +72,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     ]
     for index, exported in enumerate(artifact["measurements"]):
         compared = [
-            ("teacher", artifact["comparison"]["teacher"][index]),
+            *(("teacher", taken) for taken in artifact["comparison"]["teacher"][index : index + 1]),
             ("student, float", artifact["comparison"]["student"][index]),
             (f"exported {artifact['precision']}", exported),
         ]
@@ -105,8 +109,8 @@ def _bytes(number: int) -> str:
     return f"{number / 1000:,.1f} kB" if number < 1_000_000 else f"{number / 1e6:,.2f} MB"
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
+def _count(number: int | None) -> str:
+    return NOT_KNOWN if number is None else f"{number:,}"
 
 
 def _percent(share: float) -> str:

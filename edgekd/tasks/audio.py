@@ -10,7 +10,7 @@ import numpy as np
 from edgekd.errors import UsageError
 from edgekd.recipe import AudioTask
 from edgekd.step import Progress
-from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
+from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split, rng_of
 
 LOG_OFFSET = 1e-6
 FEATURES = "log-mel features, normalised"
@@ -95,7 +95,8 @@ def prepare(task: AudioTask, data: Dataset, rng: np.random.Generator, progress: 
         raise UsageError("data: all training recordings have the same features; are they silent?")
     for view in range(1, task.augment.views):
         progress(view, task.augment.views, "views")
-        views.append(_features(task, [augmented(task, wave, rng) for wave in train]))
+        drawn = [augmented(task, wave, rng_of(rng, view, index)) for index, wave in enumerate(train)]
+        views.append(_features(task, drawn))
     validation = None if data.validation is None else check_waveforms("validation", data.validation)
 
     def normalised(features: np.ndarray) -> np.ndarray:

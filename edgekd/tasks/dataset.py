@@ -63,6 +63,12 @@ class Prepared:
     validation: np.ndarray | None = None
 
 
+def rng_of(rng: np.random.Generator, view: int, index: int) -> np.random.Generator:
+    """A generator for one view of one sample, by the seed of `rng` alone: any view can be drawn again by itself."""
+    seed = rng.bit_generator.seed_seq.entropy  # type: ignore[attr-defined]
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(view, index)))
+
+
 def raw_pixels(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
     """Mean and standard deviation of the normalisation, where the app hands over raw pixels; else None."""
     if preprocessing["input"] != "raw pixels":

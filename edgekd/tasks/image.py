@@ -6,7 +6,7 @@ from scipy.ndimage import affine_transform
 from edgekd.errors import UsageError
 from edgekd.recipe import ImageTask
 from edgekd.step import Progress
-from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
+from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split, rng_of
 
 
 def digits(task: ImageTask, *, test_every: int = 5) -> Dataset:
@@ -35,7 +35,8 @@ def prepare(task: ImageTask, data: Dataset, rng: np.random.Generator, progress: 
     views = [normalised(task, train)]
     for view in range(1, task.augment.views):
         progress(view, task.augment.views, "views")
-        views.append(normalised(task, np.stack([augmented(task, one, rng) for one in train])))
+        drawn = [augmented(task, one, rng_of(rng, view, index)) for index, one in enumerate(train)]
+        views.append(normalised(task, np.stack(drawn)))
     return Prepared(
         train=np.stack(views),
         test=normalised(task, test),

@@ -11,7 +11,7 @@ from edgekd.config import read_text
 from edgekd.errors import UsageError, first_line
 from edgekd.recipe import TextTask
 from edgekd.step import Progress
-from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split
+from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split, rng_of
 from edgekd.tasks.labels import UNLABELLED
 
 if TYPE_CHECKING:
@@ -114,28 +114,37 @@ def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: P
     """
     train, test = check_sentences("train", data.train), check_sentences("test", data.test)
     validation = None if data.validation is None else check_sentences("validation", data.validation)
-    if task.tokenizer is None:
-        tokenizer = _word_tokenizer(train, task.vocabulary or 0)
-    else:
-        tokenizer = _given_tokenizer(task.tokenizer)
-    padding = _padding_id(tokenizer)
-    tokenizer.enable_truncation(task.length)
-    tokenizer.enable_padding(length=task.length, pad_id=padding, pad_token=tokenizer.id_to_token(padding))
-    views = [_encode(tokenizer, train)]
-    unknown = tokenizer.token_to_id(UNKNOWN)
+    tokenizer = tokenizer_of(task, train)
+    padding = padding_id(tokenizer)
+    views = [encode(tokenizer, train)]
+    found = tokenizer.token_to_id(UNKNOWN)
+    unknown = np.int32(padding if found is None else found)
     for view in range(1, task.augment.views):
         progress(view, task.augment.views, "views")
-        views.append(_dropped(task, views[0], padding, padding if unknown is None else unknown, rng))
+        hits = [dropped(task, row, padding, rng_of(rng, view, index)) for index, row in enumerate(views[0])]
+        views.append(np.where(np.stack(hits), unknown, views[0]))
     tokenizer.save(str(out / TOKENIZER_FILE))
     return Prepared(
         train=np.stack(views),
-        test=_encode(tokenizer, test),
+        test=encode(tokenizer, test),
         golden_raw=np.array(test[:GOLDEN_SAMPLES]),
         preprocessing=_describe(task, tokenizer, padding),
         vocabulary=_ids_of(tokenizer),
         app_files=(TOKENIZER_FILE,),
-        validation=None if validation is None else _encode(tokenizer, validation),
+        validation=None if validation is None else encode(tokenizer, validation),
     )
+
+
+def tokenizer_of(task: TextTask, sentences: Sequence[str]) -> "Tokenizer":
+    """The task's tokenizer, given or built from the training sentences, which cuts and pads to the task's length."""
+    if task.tokenizer is None:
+        tokenizer = _word_tokenizer(sentences, task.vocabulary or 0)
+    else:
+        tokenizer = _given_tokenizer(task.tokenizer)
+    padding = padding_id(tokenizer)
+    tokenizer.enable_truncation(task.length)
+    tokenizer.enable_padding(length=task.length, pad_id=padding, pad_token=tokenizer.id_to_token(padding))
+    return tokenizer
 
 
 def vocabulary_size(task: TextTask) -> int:
@@ -185,7 +194,7 @@ def _ids_of(tokenizer: "Tokenizer") -> int:
     return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
 
 
-def _padding_id(tokenizer: "Tokenizer") -> int:
+def padding_id(tokenizer: "Tokenizer") -> int:
     if tokenizer.padding is not None and tokenizer.id_to_token(tokenizer.padding["pad_id"]) is not None:
         return int(tokenizer.padding["pad_id"])
     found = [number for name in PADDING_NAMES if (number := tokenizer.token_to_id(name)) is not None]
@@ -194,7 +203,7 @@ def _padding_id(tokenizer: "Tokenizer") -> int:
     return found[0]
 
 
-def _encode(tokenizer: "Tokenizer", sentences: Sequence[str]) -> np.ndarray:
+def encode(tokenizer: "Tokenizer", sentences: Sequence[str]) -> np.ndarray:
     try:
         encoded = tokenizer.encode_batch(list(sentences))
     except Exception as error:  # plain Exception again, for a word that the tokenizer has no id for
@@ -202,10 +211,20 @@ def _encode(tokenizer: "Tokenizer", sentences: Sequence[str]) -> np.ndarray:
     return np.array([entry.ids for entry in encoded], dtype=np.int32)
 
 
-def _dropped(task: TextTask, ids: np.ndarray, padding: int, unknown: int, rng: np.random.Generator) -> np.ndarray:
-    """A view in which each word is an unknown one with the task's probability."""
-    hit = (rng.random(ids.shape) < task.augment.drop) & (ids != padding)
-    return np.where(hit, np.int32(unknown), ids)
+def dropped(task: TextTask, ids: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
+    """Which ids of a sample, shape (length,), become the unknown one in a view: each with the task's probability."""
+    hit: np.ndarray = (rng.random(ids.shape) < task.augment.drop) & (ids != padding)
+    return hit
+
+
+def with_dropped(tokenizer: "Tokenizer", sentence: str, hit: np.ndarray) -> str:
+    """The sentence with the pieces behind these ids, bool, shape (length,), replaced by UNKNOWN."""
+    pieces, place = [], 0
+    for (start, stop), gone in zip(tokenizer.encode(sentence).offsets, hit, strict=False):
+        if gone and place <= start < stop:
+            pieces += [sentence[place:start], UNKNOWN]
+            place = stop
+    return "".join([*pieces, sentence[place:]])
 
 
 def _describe(task: TextTask, tokenizer: "Tokenizer", padding: int) -> dict[str, object]:
