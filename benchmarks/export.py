@@ -25,12 +25,13 @@ from benchmarks.students import Student, students
 from edgekd.bench.interleaved import Comparison, compare
 from edgekd.compress import quantize
 from edgekd.export.formats import export_float, export_program
-from edgekd.models.evaluate import correct_share, predict
+from edgekd.models.evaluate import predict
 from edgekd.readers import read_graph
 from edgekd.runners import host
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.seeding import deterministic
 from edgekd.target import Format
+from edgekd.tasks.metrics import score
 from edgekd.verify.readback import read_back
 
 RESULTS = Path(__file__).parent / "results" / "export.json"
@@ -123,8 +124,8 @@ def _faster(float_file: Path, student: Student, folder: Path) -> Path:
 def _judged(student: Student, expected: np.ndarray, maker: str, file: Path, scales: str) -> Made:
     session = open_session(file)
     logits = session.decode(session.run(session.encode(student.test.numpy())))
-    accuracy = None if student.labels is None else correct_share(logits, student.labels)
-    agreement = correct_share(logits, expected) if len(np.unique(expected)) > 1 else None
+    accuracy = None if student.labels is None else score(logits, student.labels, "classification")
+    agreement = score(logits, expected, "classification") if len(np.unique(expected)) > 1 else None
     return Made(maker, file, scales, accuracy, agreement)
 
 

@@ -2,34 +2,37 @@
 
 python -m benchmarks.harness [--quick] [--json FILE]
 
-1. Its median run time against what others measure for the same file with one thread. They take turns, each run a
-   process of its own: agent, other, another, another, other, agent. A ratio is the agent's time over the other's, the
-   median of all rounds with its 95 % interval. `their own` is what a call takes in the other tool and not in the agent,
-   as a model that does nothing shows it. The second ratio is without it, and marked with `!` where its interval does
-   not lie within 3 % of one.
+1. Its median run time against what others measure for the same file with one thread. Both run at once on the same core:
+1. Its median run time against what others measure for the same file, one thread each. Both run at once on one core:
+   the other. A ratio is the agent's time over the other's, the geometric mean of all rounds with its 95 % interval by
+   Student's t. `their own` is what a call takes in the other tool and not in the agent, as a model that does nothing
+   shows it. The second ratio is without it, and marked with `!` where its interval does not lie within 3 % of one.
 2. `edgekd bench --against` of a file and its copy: how often the interval holds 1.
 3. The same of a network that a few layers more make 5 % slower: how often that is seen.
 4. The median on the emulated board that counts instructions, from boot to boot.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import math
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.startup import ratio as ratio_in_turns
-from benchmarks.untrained import DS_CNN, MOBILENET, NOTHING, RESNET, files_of, with_more_layers
+from benchmarks.untrained import DS_CNN, LARGE, MOBILENET, NOTHING, RESNET, files_of, with_more_layers
 from edgekd.bench.interleaved import Comparison, Ratio, compare
+from edgekd.bench.statistics import mean_with_interval
 from edgekd.device import load_device
 from edgekd.runners import host
 from edgekd.runners.job import Job
@@ -40,7 +43,6 @@ from edgekd.target import Format
 
 RESULTS = Path(__file__).parent / "results" / "harness.json"
 PACKAGES = ("ai-edge-litert", "onnxruntime", "openvino", "ziglang", "numpy", "torch")
-AGENT = "agent"
 OTHERS: dict[Format, dict[str, tuple[str, ...]]] = {
     "tflite": {"litert-benchmark": ("litert_benchmark",), "Interpreter.invoke": ("litert_interpreter",)},
     "onnx": {"InferenceSession.run": ("onnxruntime",), "run_with_iobinding": ("onnxruntime", "bound")},
@@ -48,7 +50,7 @@ OTHERS: dict[Format, dict[str, tuple[str, ...]]] = {
 }
 """What takes the time of a file, by its module in `benchmarks.loops` and more arguments."""
 WITHIN = 0.03
-BOARD, BOARD_WITHIN = "emulated-board-icount", 0.005
+BOARD = "emulated-board-icount"
 SLOWER = 0.05
 TOLERATED = 0.01
 LAYERS = 40
@@ -56,7 +58,7 @@ LAYERS = 40
 
 @dataclass(frozen=True)
 class Effort:
-    """rounds, seconds: of the turns with others, seconds of each; alike, slower: comparisons; boots: of the board."""
+    """rounds, seconds: beside others, seconds of each tool; alike, slower: comparisons; boots: of the board."""
 
     rounds: int
     seconds: float
@@ -65,13 +67,13 @@ class Effort:
     boots: int
 
 
-FULL = Effort(rounds=12, seconds=0.6, alike=20, slower=10, boots=5)
+FULL = Effort(rounds=6, seconds=0.7, alike=20, slower=10, boots=5)
 QUICK = Effort(rounds=2, seconds=0.05, alike=1, slower=1, boots=0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A file's median run time by the agent and by another, and what of the other's is its own. All in microseconds."""
+    """A file's run time by the agent and by another, and what of the other's is its own. All in microseconds."""
 
     network: str
     format: str
@@ -87,21 +89,33 @@ class Row:
         return max(abs(self.without_own.low - 1), abs(self.without_own.high - 1)) <= WITHIN
 
 
-def in_turns(held: DeviceSession, file: Path, kind: Format, effort: Effort) -> dict[str, np.ndarray]:
-    """Median run times in ns by the agent and by each of the others, shape (rounds, 2)."""
-    takers = [AGENT, *OTHERS[kind]]
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """This process and those that it starts stay on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def side_by_side(held: DeviceSession, file: Path, other: Sequence[str], effort: Effort) -> np.ndarray:
+    """Median run times in ns by the agent and by a module of `benchmarks.loops`, shape (2, rounds)."""
     runs = max(64, round(effort.seconds * 1e9 / _agent_ns(held, file, 64)))
-
-    def taken(taker: str) -> float:
-        if taker == AGENT:
-            return _agent_ns(held, file, runs)
-        module, *more = OTHERS[kind][taker]
-        command = [sys.executable, "-m", f"benchmarks.loops.{module}", str(file), str(runs), *more]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    rounds = [[taken(taker) for taker in (*takers, *reversed(takers))] for _ in range(effort.rounds)]
-    there, back = np.split(np.array(rounds), 2, axis=1)
-    return {taker: np.stack([there[:, place], back[:, -1 - place]], axis=1) for place, taker in enumerate(takers)}
+    module, *more = other
+    command = [sys.executable, "-m", f"benchmarks.loops.{module}", str(file), str(runs), *more]
+    found = []
+    for _ in range(effort.rounds):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            while process.stdout.readline() != "ready\n":
+                pass
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            agent_ns = _agent_ns(held, file, runs)
+            told = process.communicate()[0]
+        found.append((agent_ns, float(told.splitlines()[-1])))
+    return np.array(found).T
 
 
 def _agent_ns(held: DeviceSession, file: Path, runs: int) -> float:
@@ -112,37 +126,26 @@ def _agent_ns(held: DeviceSession, file: Path, runs: int) -> float:
 def against_others(files: dict[str, dict[Format, Path]], effort: Effort) -> list[Row]:
     """Every network but `nothing`, in every format, by every tool."""
     taken = {}
-    with session(load_device("local")) as held:
+    with session(load_device("local")) as held, on_one_core():
         for network, formats in files.items():
             for kind, file in formats.items():
-                print(f"measuring {network} as {kind} in turns", file=sys.stderr)
-                taken[network, kind] = in_turns(held, file, kind, effort)
+                for name, other in OTHERS[kind].items():
+                    print(f"measuring {network} as {kind} beside {name}", file=sys.stderr)
+                    taken[network, kind, name] = side_by_side(held, file, other, effort)
     rows = []
-    for (network, kind), times in taken.items():
+    for (network, kind, name), (agent_ns, other_ns) in taken.items():
         if network == NOTHING:
             continue
-        idle = {name: float(np.median(values)) for name, values in taken[NOTHING, kind].items()}
-        for other in OTHERS[kind]:
-            own = idle[other] - idle[AGENT]
-            agent_ns, other_ns = times[AGENT], times[other]
-            rows.append(
-                Row(
-                    network,
-                    kind,
-                    other,
-                    float(np.median(agent_ns)) / 1e3,
-                    float(np.median(other_ns)) / 1e3,
-                    own / 1e3,
-                    _ratio(agent_ns, other_ns),
-                    _ratio(agent_ns, other_ns - own),
-                )
-            )
+        idle_agent, idle_other = np.median(taken[NOTHING, kind, name], axis=1)
+        own = idle_other - idle_agent
+        middles = (float(np.median(values)) / 1e3 for values in (agent_ns, other_ns, own))
+        rows.append(Row(network, kind, name, *middles, ratio(agent_ns, other_ns), ratio(agent_ns, other_ns - own)))
     return rows
 
 
-def _ratio(one: np.ndarray, other: np.ndarray) -> Ratio:
-    """Of times in turns, both of shape (rounds, 2)."""
-    return Ratio(*ratio_in_turns(*(np.exp(np.log(times).mean(axis=1)) for times in (one, other))))
+def ratio(one: np.ndarray, other: np.ndarray) -> Ratio:
+    """Of times of the same rounds."""
+    return Ratio(*map(math.exp, mean_with_interval(np.log(one / other))))
 
 
 def alike(file: Path, folder: Path, effort: Effort) -> list[Comparison]:
@@ -209,7 +212,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
         folder = Path(place)
         print("making the files", file=sys.stderr)
-        networks = (NOTHING, DS_CNN, RESNET) if arguments.quick else (NOTHING, DS_CNN, RESNET, MOBILENET)
+        networks = (NOTHING, DS_CNN, RESNET) if arguments.quick else (NOTHING, DS_CNN, RESNET, MOBILENET, LARGE)
         files = {name: files_of(name, folder / str(number)) for number, name in enumerate(networks)}
         before = host.state()
         rows = against_others(files, effort)

@@ -17,12 +17,17 @@ from edgekd.target import Format
 
 CALIBRATION = 32
 FORMATS: tuple[Format, ...] = ("tflite", "onnx", "openvino")
-NOTHING, DS_CNN, RESNET, MOBILENET = "nothing", "DS-CNN 8x8x1", "ResNet-8 32x32x3", "MobileNetV2 0.35 96x96x3"
+NOTHING, DS_CNN, RESNET = "nothing", "DS-CNN 49x40x1", "ResNet-8 32x32x3"
+MOBILENET, LARGE = "MobileNetV2 0.35 96x96x3", "MobileNetV2 224x224x3"
 NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     NOTHING: ((1,), lambda: nn.Sequential(nn.Linear(1, 1))),
-    DS_CNN: ((1, 8, 8), lambda: ds_cnn((1, 8, 8), len(DIGITS), width=32, blocks=3)),
+    DS_CNN: (
+        (1, 49, 40),
+        lambda: ds_cnn((1, 49, 40), len(DIGITS), width=36, blocks=4, stem_kernel=(10, 4), stem_stride=(2, 2)),
+    ),
     RESNET: ((3, 32, 32), lambda: resnet((3, 32, 32), len(DIGITS))),
     MOBILENET: ((3, 96, 96), lambda: mobilenet(len(DIGITS), width=0.35)),
+    LARGE: ((3, 224, 224), lambda: mobilenet(len(DIGITS), width=1.0)),
 }
 """The shape of an input, and the network. `nothing` is one number times another: what is left is the harness."""
 

@@ -1,8 +1,12 @@
-"""Runs a plan through the store, publishes each target that passed, and writes the report."""
+"""Runs a plan through the store, publishes each target that passed, and writes the report.
+
+Where a launcher started several processes, one builds, and the others follow it.
+"""
 
 import dataclasses
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +17,12 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from edgekd import __version__
-from edgekd.artifact import Artifact, Provenance
+from edgekd.artifact import Artifact, Facts, Provenance
 from edgekd.errors import DependencyError, DeviceError, EdgekdError, ExportError, GateError
+from edgekd.export.card import meaning
 from edgekd.keys import source_digest
-from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
+from edgekd.plan import OBJECTIVE, PREFLIGHT, Plan, TargetPlan, versions_of
+from edgekd.processes import Crew
 from edgekd.publish import check_writable, publish, withdraw
 from edgekd.report.document import build_document, measurement_document
 from edgekd.report.files import write_report
@@ -68,13 +74,15 @@ def store_root(folder: Path) -> Path:
     return Path(chosen).expanduser().resolve() if chosen else folder / ".edgekd"
 
 
-def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -> BuildResult:
+def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None, crew: Crew | None = None) -> BuildResult:
     """Make what is missing, publish to OUT/<recipe>/<target>, write OUT/<recipe>/report.{json,html}.
 
     Where the student is trained already, its real export is the only one: nothing is tried before.
     Raises DeviceError or DependencyError, before anything is made, if a device cannot be reached. Raises GateError if a
     check fails; the target that failed is then not under its final name, not even from an
     earlier build. What was made before the failure stays in the store.
+
+    crew: the processes of a launch; the others are in `follow`.
     """
     # Read when torch is loaded: threads that wait by spinning make training many times slower on a shared machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -91,7 +99,7 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
         if step.ensures == PREFLIGHT and trained:
             continue
         try:
-            results[step.name] = _run(step, plan, store, results, watcher)
+            results[step.name] = _run(step, plan, store, results, watcher, crew)
         except GateError:
             for target in plan.targets:
                 if step.name in _ancestry(plan, target):
@@ -104,6 +112,17 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None) -
         document = build_document(plan, artifacts)
         report = write_report(home, document)
     return BuildResult(report, document, results)
+
+
+def follow(plan: Plan, store: Store, crew: Crew) -> None:
+    """Do this process's part of each step that the building process calls, until that one ends."""
+    for name in crew.calls():
+        step = plan.by_name[name]
+        inputs = {role: store.get(plan.keys[source]) for role, source in step.inputs.items()}
+        scratch = store.scratch(plan.keys[name])
+        with tempfile.TemporaryDirectory() as out, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            step.load()(Work(step.config, inputs, Path(out), step.seed, silent, scratch))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -135,9 +154,12 @@ class Preflight:
 
 
 def preflight(plan: Plan, store: Store, watcher: Watcher | None = None) -> list[Preflight]:
-    """Try each target of a plan with the untrained student; nothing else runs. What was tried before is not again."""
+    """Try the objective, and each target of a plan with the untrained student; nothing else runs. What was tried before
+    is not again. Raises UsageError if the objective does not fit the models.
+    """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     check_writable(store.root)
+    _run(plan.by_name[OBJECTIVE], plan, store, {}, watcher or NobodyWatches())
     found = []
     for target in plan.targets:
         try:
@@ -148,7 +170,14 @@ def preflight(plan: Plan, store: Store, watcher: Watcher | None = None) -> list[
     return found
 
 
-def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult], watcher: Watcher) -> StepResult:
+def _run(
+    step: Step,
+    plan: Plan,
+    store: Store,
+    results: Mapping[str, StepResult],
+    watcher: Watcher,
+    crew: Crew | None = None,
+) -> StepResult:
     key = plan.keys[step.name]
     if found := store.get(key):
         watcher.done(step.name, True, 0.0)
@@ -167,11 +196,22 @@ def _run(step: Step, plan: Plan, store: Store, results: Mapping[str, StepResult]
         warnings.simplefilter("ignore")
         artifact, cached = store.obtain(
             Order(key, step.name, step.ensures, provenance),
-            lambda out: step.load()(Work(step.config, inputs, out, step.seed, progress)),
+            lambda out: _make(step, Work(step.config, inputs, out, step.seed, progress, store.scratch(key)), crew),
         )
     seconds = 0.0 if cached else artifact.provenance.seconds
     watcher.done(step.name, cached, seconds)
     return StepResult(artifact, cached, seconds)
+
+
+def _make(step: Step, work: Work[Any], crew: Crew | None) -> Facts:
+    function = step.load()
+    if crew is None or not step.distributed:
+        return function(work)
+    crew.call(step.name)
+    try:
+        return function(work)
+    except RuntimeError as error:
+        raise crew.cause(error) from error
 
 
 def _ancestry(plan: Plan, target: TargetPlan) -> set[str]:
@@ -211,11 +251,16 @@ def _contents(
         "model": export.facts["file"],
         "files": {name: vars(artifact.files[source]) for name, (artifact, source) in files.items()},
         "task": data.facts["task"],
+        "outputs": data.facts["outputs"],
         "labels": data.facts["labels"],
         "input": {**checks.facts["input"], "preprocessing": _app_input(data, checks)},
-        "output": {**checks.facts["output"], "meaning": f"{target.target.output}; the largest is the answer"},
+        "output": {
+            **checks.facts["output"],
+            "meaning": meaning(checks.facts["output"]["form"], data.facts["outputs"]),
+        },
         "accuracy": checks.facts["accuracy"],
-        "parity": {**checks.facts["parity"], "limits": vars(target.target.parity)},
+        "metric": checks.facts["metric"],
+        "parity": {**checks.facts["parity"], "limits": checks.facts["limits"]},
         "quantizers": table,
         "measurements": [
             {**measurement_document(artifacts[name]), "samples_file": f"measurements/{_file_name(name)}.npy"}

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd.errors import EdgekdError
+from edgekd import processes
+from edgekd.errors import EdgekdError, UsageError
+from edgekd.processes import Crew
 
 app = typer.Typer(
     name="edgekd",
@@ -56,9 +58,10 @@ def build(
     debug: DebugOption = False,
 ) -> None:
     """Distil, quantize, export, check and measure; publish what passed."""
-    from edgekd.commands import build_command
+    from edgekd.commands import build_command, follow_command
 
-    _run(lambda: build_command(recipe, target, set_ or [], device or [], out), json_, debug)
+    asked = (recipe, target, set_ or [], device or [])
+    _run_in_all(lambda crew: build_command(*asked, out, crew), lambda crew: follow_command(*asked, crew), json_, debug)
 
 
 @app.command()
@@ -92,13 +95,15 @@ def verify(
 def bench(
     model: Annotated[Path, typer.Argument(help="Any .tflite, .onnx or .xml file, not only edgekd's.")],
     device: Annotated[str, typer.Option("--device", metavar="D", help="Where to measure.")] = "local",
-    protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="brief, rapid, quick or full.")] = "quick",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", metavar="P", help="brief, rapid, quick (the default) or full.")
+    ] = None,
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="Keep the raw run times here, as .npy.")
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="MODEL2", help="Run both in turns and give the ratio; no protocol then."),
+        typer.Option("--against", metavar="MODEL2", help="Run both in turns and give the ratio."),
     ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -106,10 +111,14 @@ def bench(
     """Measure latency, load time, memory and energy of a model on a device."""
     from edgekd.commands import against_command, bench_command
 
-    if against is None:
-        _run(lambda: bench_command(model, device, protocol, samples), json_, debug)
-    else:
-        _run(lambda: against_command(model, against, device), json_, debug)
+    def measured() -> Any:
+        if against is None:
+            return bench_command(model, device, protocol or "quick", samples)
+        if (protocol, samples) != (None, None):
+            raise UsageError("--against: two models in turns have a protocol of their own; leave out the other options")
+        return against_command(model, against, device)
+
+    _run(measured, json_, debug)
 
 
 @app.command()
@@ -194,6 +203,52 @@ def main() -> None:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         code = _fail(f"{message} See edgekd --help.", WRONG_USAGE, as_json)
     sys.exit(code or 0)
+
+
+def _run_in_all(lead: Callable[[Crew | None], Any], follow: Callable[[Crew], None], as_json: bool, debug: bool) -> None:
+    """Call a command in each process of a launch. One leads: the others say nothing, and end with its exit code."""
+    if processes.fewer_than_asked():
+        print(
+            "edgekd: accelerate launch started one process only, as it does without GPUs; "
+            "for several add --multi_gpu, with or without GPUs, or use torchrun",
+            file=sys.stderr,
+        )
+    try:
+        crew = processes.join()
+    except EdgekdError as error:
+        raise typer.Exit(_fail(*_explain(error), as_json)) from None
+    if crew is None:
+        _run(lambda: lead(None), as_json, debug)
+    elif not crew.leads:
+        processes.leave(_followed(crew, follow))
+    else:
+        code = 0
+        try:
+            _run(lambda: lead(crew), as_json, debug)
+        except typer.Exit as stop:
+            code = stop.exit_code
+        crew.end(code)
+        processes.leave(code)
+
+
+def _followed(crew: Crew, follow: Callable[[Crew], None]) -> int:
+    """The exit code of a process that follows. It speaks only where it failed and the leader did not."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        failed: tuple[str, int] | None = None
+        try:
+            follow(crew)
+        except (Exception, KeyboardInterrupt) as error:
+            failed = _explain(error)
+        code = crew.ended()
+    if code is not None:
+        return code
+    message, code = failed or ("the main process of this launch is gone", UNEXPECTED)
+    crew.fail(message, code)
+    return _fail(message, code, as_json=False)
 
 
 def _run(command: Callable[[], Any], as_json: bool, debug: bool) -> None:

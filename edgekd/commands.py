@@ -10,6 +10,7 @@ from typing import Any
 
 from edgekd.config import nearest
 from edgekd.errors import GateError, MeasurementError, UsageError
+from edgekd.processes import Crew
 
 CALIBRATION_SECONDS = 6.0
 
@@ -24,7 +25,12 @@ class Result:
 
 
 def build_command(
-    recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str], out: Path
+    recipe: str | None,
+    targets: Sequence[str],
+    overrides: Sequence[str],
+    devices: Sequence[str],
+    out: Path,
+    crew: Crew | None = None,
 ) -> Result:
     from edgekd.build import build, store_root
     from edgekd.progress import watching
@@ -33,7 +39,7 @@ def build_command(
     with _planned(recipe, targets, overrides, devices) as (plan, source):
         with watching(len(plan.steps)) as watcher:
             watcher.say(f"recipe: {source.origin}")
-            result = build(plan, Store(store_root(source.folder)), out, watcher)
+            result = build(plan, Store(store_root(source.folder)), out, watcher, crew)
         artifacts = [
             {**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]
         ]
@@ -54,6 +60,17 @@ def build_command(
     return Result(document, "\n".join([*map(_artifact_line, artifacts), f"report: {result.report}"]))
 
 
+def follow_command(
+    recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str], crew: Crew
+) -> None:
+    """What a build does in a process that another one leads."""
+    from edgekd.build import follow, store_root
+    from edgekd.store import Store
+
+    with _planned(recipe, targets, overrides, devices) as (plan, source):
+        follow(plan, Store(store_root(source.folder)), crew)
+
+
 def plan_command(
     recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str]
 ) -> Result:
@@ -63,7 +80,7 @@ def plan_command(
 
     with _planned(recipe, targets, overrides, devices) as (plan, source):
         store = Store(store_root(source.folder))
-        with watching(len(plan.targets)) as watcher:
+        with watching(1 + len(plan.targets)) as watcher:
             flights = preflight(plan, store, watcher)
         devices_found = list(reached(plan, store))
         steps = [
@@ -284,11 +301,14 @@ def _check_model(model: Path, device: str) -> None:
 
 
 def _artifact_line(entry: dict[str, Any]) -> str:
+    from edgekd.tasks.metrics import TITLES, shown
+
     valid = [measurement for measurement in entry["measurements"] if measurement["valid"]]
     times = "; ".join(f"p50 {m['p50_ms']['value']:.4g} ms on {m['device']} ({m['timing']})" for m in valid)
+    scores = {model: shown(value, entry["metric"]) for model, value in entry["accuracy"].items()}
     return (
-        f"{entry['path']}: {entry['bytes']:,} bytes, accuracy {100 * entry['accuracy']['exported']:.2f} % "
-        f"(student {100 * entry['accuracy']['student_float']:.2f}, teacher {100 * entry['accuracy']['teacher']:.2f}), "
+        f"{entry['path']}: {entry['bytes']:,} bytes, {TITLES[entry['metric']]} {scores['exported']} "
+        f"(student {scores['student_float']}, teacher {scores['teacher']}), "
         f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; "
         f"{times or ('no valid measurement' if entry['measurements'] else 'not measured')}"
     )

@@ -16,7 +16,7 @@ APART = "tflite-runtime"
 APART_PACKAGES = ("tflite-runtime==2.14.0", "numpy<2")
 NEWEST_PYTHON = (3, 11)
 """The newest that tflite-runtime has a wheel for."""
-TRAINING = ("torch", "numpy", "safetensors")
+TRAINING = ("torch", "accelerate", "numpy", "safetensors", "tensorboard", "torchmetrics")
 TEACHING: dict[str, tuple[str, ...]] = {
     "transformers": ("transformers",),
     "onnx": ("onnxruntime", "onnx"),

@@ -19,6 +19,7 @@ from edgekd.dependencies import (
     require_runtime,
 )
 from edgekd.device import device_label
+from edgekd.distill.config import ObjectiveConfig, for_fine_tuning, labels_alone, over_layers
 from edgekd.distill.teacher_config import can_be_tapped, members_of, modules_of, takes_raw
 from edgekd.errors import UsageError
 from edgekd.keys import (
@@ -28,13 +29,14 @@ from edgekd.keys import (
     package_version,
     source_digest,
 )
-from edgekd.recipe import Recipe, TextTask
+from edgekd.recipe import Recipe, TextTask, TorchTeacher
 from edgekd.references import MODELS, module_of
 from edgekd.runners.measurable import measured_on, require_measurable
 from edgekd.step import Step
 from edgekd.step_configs import (
     ExportConfig,
     MeasureConfig,
+    ObjectiveCheckConfig,
     PreflightConfig,
     QuantizeConfig,
     StudentConfig,
@@ -45,6 +47,8 @@ from edgekd.target import Precision, Target, load_target, target_label
 
 COMPARISON_PROTOCOL = "brief"
 PREFLIGHT = State("preflight")
+OBJECTIVE = "preflight[objective]"
+BASELINE = "student alone"
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def make_plan(
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise UsageError(f"targets: two are called '{twice[0]}'; rename one of the files")
     preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
-    steps = {step.name: step for step in preflights} | _training_steps(recipe)
+    objective = _seeded(_objective_step(recipe), recipe.seed)
+    steps = {step.name: step for step in (objective, *preflights)} | _training_steps(recipe)
     plans = []
     for name, target in targets:
         added, plan = _target_steps(name, target, recipe, devices or target.devices)
@@ -129,10 +134,32 @@ def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
     )
 
 
+def _objective_step(recipe: Recipe) -> Step:
+    objective = recipe.distill.objective(recipe.task.outputs)
+    teacher = recipe.teacher if isinstance(recipe.teacher, TorchTeacher) else None
+    modules = _modules(recipe) if teacher else (module_of(recipe.task.source), module_of(recipe.student.model, MODELS))
+    return Step(
+        OBJECTIVE,
+        "edgekd.distill.check:check_objective",
+        ObjectiveCheckConfig(recipe.task, teacher, recipe.student, objective),
+        PREFLIGHT,
+        packages=(*_data_packages(recipe), *TRAINING),
+        modules=modules,
+    )
+
+
+def _modules(recipe: Recipe) -> tuple[str, ...]:
+    """All that a user may have written: the data's source, the teacher and the student."""
+    models = (module_of(reference, MODELS) for reference in (*modules_of(recipe.teacher), recipe.student.model))
+    return (module_of(recipe.task.source), *models)
+
+
 def _training_steps(recipe: Recipe) -> dict[str, Step]:
-    data, torch_model = State("dataset"), State("torch", "float32", "dense")
-    shared = {"data": "data", "outputs": "outputs"}
-    distill, quantize = recipe.distill, recipe.quantize
+    data = State("dataset")
+    outputs = recipe.task.outputs
+    objective = recipe.distill.objective(outputs)
+    online = recipe.distill.online or any(over_layers(loss) for loss in objective.losses)
+    _check_teacher(recipe, objective)
     steps = [
         Step(
             "data",
@@ -143,28 +170,33 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             modules=(module_of(recipe.task.source),),
         ),
         *_teacher_steps(recipe),
-        Step(
-            "student",
-            "edgekd.distill.steps:distill_student",
-            StudentConfig(recipe.student, distill),
-            torch_model,
-            inputs=shared,
-            requires={"data": data, "outputs": State("outputs")},
-            packages=TRAINING,
-            modules=(module_of(recipe.student.model, MODELS),),
-        ),
+        _student_step("student", recipe, objective, ("teacher",) if online else ("outputs",)),
         Step(
             "program",
             "edgekd.compress.steps:quantize_student",
-            QuantizeConfig(quantize, distill.temperature, distill.weight),
+            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, outputs)),
             State("torch", "qat", "dense"),
-            inputs={**shared, "student": "student"},
+            inputs={"data": "data", "outputs": "outputs", "student": "student"},
             requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
             packages=QUANTIZING,
             modules=(module_of(recipe.student.model, MODELS),),
+            distributed=True,
         ),
     ]
+    if recipe.distill.baseline:
+        steps.append(_student_step(BASELINE, recipe, labels_alone(), ()))
     return {step.name: _seeded(step, recipe.seed) for step in steps}
+
+
+def _check_teacher(recipe: Recipe, objective: ObjectiveConfig) -> None:
+    """Raises UsageError where the objective wants more of a teacher than answers that can be kept."""
+    if can_be_tapped(recipe.teacher):
+        return
+    only = f"a teacher of the kind '{recipe.teacher.kind}' gives its outputs only"
+    if layered := next((loss.kind for loss in objective.losses if over_layers(loss)), None):
+        raise UsageError(f"distill.losses: '{layered}' looks into layers, and {only}; choose losses over outputs")
+    if recipe.distill.online:
+        raise UsageError(f"distill.online: it runs a torch module in each batch, and {only}; leave it out")
 
 
 def _teacher_steps(recipe: Recipe) -> list[Step]:
@@ -179,22 +211,49 @@ def _teacher_steps(recipe: Recipe) -> list[Step]:
     state = State("torch", "float32", "dense") if can_be_tapped(teacher) else State("teacher")
     steps = "edgekd.distill.teachers.steps"
     return [
-        Step("teacher", f"{steps}:train_teacher", config, state, {"data": "data"}, {"data": data}, packages, modules),
+        Step(
+            "teacher",
+            f"{steps}:train_teacher",
+            config,
+            state,
+            inputs={"data": "data"},
+            requires={"data": data},
+            packages=packages,
+            modules=modules,
+            distributed=True,
+        ),
         Step(
             "outputs",
             f"{steps}:cache_outputs",
             config,
             State("outputs"),
-            {"data": "data", "teacher": "teacher"},
-            {"data": data, "teacher": state},
-            packages,
-            modules,
+            inputs={"data": "data", "teacher": "teacher"},
+            requires={"data": data, "teacher": state},
+            packages=packages,
+            modules=modules,
+            distributed=True,
         ),
     ]
 
 
 def _teacher_kinds(recipe: Recipe) -> set[str]:
     return {member.kind for member in members_of(recipe.teacher)}
+
+
+def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources: tuple[str, ...]) -> Step:
+    """A student that learns from the data and from these steps."""
+    states = {"outputs": State("outputs"), "teacher": State("torch", "float32")}
+    return Step(
+        name,
+        "edgekd.distill.steps:distill_student",
+        StudentConfig(recipe.student, objective, recipe.distill.train),
+        State("torch", "float32", "dense"),
+        inputs={"data": "data", **{source: source for source in sources}},
+        requires={"data": State("dataset"), **{source: states[source] for source in sources}},
+        packages=TRAINING,
+        modules=_modules(recipe)[1:] if "teacher" in sources else (module_of(recipe.student.model, MODELS),),
+        distributed=True,
+    )
 
 
 def _target_steps(
@@ -217,6 +276,7 @@ def _target_steps(
             "program": "program",
             "student": "student",
             "teacher": "teacher",
+            "outputs": "outputs",
             "data": "data",
         },
         requires={

@@ -7,13 +7,22 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT, nearest, read_config, read_text
 from edgekd.distill import teacher_config
+from edgekd.distill.config import (
+    BalanceTable,
+    LossTable,
+    ObjectiveConfig,
+    Outputs,
+    check_outputs,
+    check_weights,
+    short_form,
+)
 from edgekd.distill.teacher_config import kind_of, located
 from edgekd.errors import UsageError
 from edgekd.fields import Arguments, FunctionReference, Positive, Reference
@@ -46,18 +55,36 @@ class ImageAugment:
     """Standard deviation of added noise, in pixel values of 0 to 255."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class ImageTask:
-    """Image classification. A pixel p of 0 to 255 becomes the number (p - mean) / std.
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class _Task:
+    """What every task says. Its kind is its input and what comes out: `image-classification`, `text-regression`."""
+
+    kind: str
+    source: FunctionReference
+    data: Path | None = None
+    args: Arguments = dataclasses.field(default_factory=dict)
+    labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training labels that are kept, drawn from the seed in the proportions of the classes; the other
+    samples stay as unlabelled ones, which a teacher answers for."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the labelled training samples that is held out, drawn likewise, where the source gives no validation
+    split of its own."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """What comes out of a model for this task."""
+        return cast(Outputs, self.kind.partition("-")[2])
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ImageTask(_Task):
+    """Images. A pixel p of 0 to 255 becomes the number (p - mean) / std.
 
     One whole-number mean and one std serve all channels: then the normalisation is exactly the scale and the zero
     point of the int8 input, the exported model takes raw pixels, and padding stays right.
     """
 
-    kind: Literal["image-classification"]
-    source: FunctionReference
-    data: Path | None = None
-    args: Arguments = dataclasses.field(default_factory=dict)
+    kind: Literal["image-classification", "image-multi-label", "image-regression"]
     mean: Annotated[int, Field(ge=0, le=255)] = 128
     std: Positive = 64.0
     augment: ImageAugment = dataclasses.field(default_factory=ImageAugment)
@@ -79,14 +106,11 @@ class AudioAugment:
     """Largest standard deviation of added white noise, as a share of full scale."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class AudioTask:
-    """Audio classification on log-mel features; lengths are in samples, frequencies in Hz."""
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class AudioTask(_Task):
+    """Recordings as log-mel features; lengths are in samples, frequencies in Hz."""
 
-    kind: Literal["audio-classification"]
-    source: FunctionReference
-    data: Path | None = None
-    args: Arguments = dataclasses.field(default_factory=dict)
+    kind: Literal["audio-classification", "audio-multi-label", "audio-regression"]
     sample_rate: Count = 16000
     clip_seconds: Positive = 1.0
     win_length: Count = 512
@@ -118,14 +142,11 @@ class TextAugment:
     """Probability that a word becomes an unknown one."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class TextTask:
-    """Text classification on token ids."""
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TextTask(_Task):
+    """Texts as token ids."""
 
-    kind: Literal["text-classification"]
-    source: FunctionReference
-    data: Path | None = None
-    args: Arguments = dataclasses.field(default_factory=dict)
+    kind: Literal["text-classification", "text-multi-label", "text-regression"]
     length: Count = 32
     """Tokens of a sample: a longer sentence is cut, a shorter one padded."""
     vocabulary: Annotated[int, Field(ge=3)] | None = None
@@ -144,13 +165,39 @@ Task = Annotated[ImageTask | AudioTask | TextTask, Field(discriminator="kind")]
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """AdamW with a one-cycle learning rate. An epoch sees every sample once, in one of its views."""
+    """How a model is trained. An epoch sees every sample once, in one of its views."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)] = 64
-    """Batch normalisation cannot be trained on single samples."""
+    """Samples of a batch, of all processes together. Batch normalisation cannot be trained on single samples."""
     learning_rate: Positive = 3e-3
+    """The largest that the schedule comes to."""
     weight_decay: NotNegative = 1e-2
+    """Of weights alone: not of biases, normalisation, or learned quantizer ranges."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of 'sgd'; 0.9 unless given."""
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of 'cosine': the share of the steps in which the learning rate rises to its largest; 0 unless given."""
+    gradient_accumulation: Count = 1
+    """Batches whose gradients make one step, so a step sees this times `batch_size` samples."""
+    max_grad_norm: Positive | None = None
+    """Longer gradients are scaled down to this norm."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the models compute in while they train; weights are kept in fp32. fp16 needs a GPU."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep the exponential moving average of the weights, which decays by this factor at each step."""
+    early_stopping: Count | None = None
+    """Stop after this many epochs without a smaller validation loss, and keep the weights that had the smallest."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints, from which a build that was killed goes on."""
+
+    def __post_init__(self) -> None:
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError("momentum is a setting of optimizer = 'sgd'; leave it out, or choose that optimizer")
+        if self.warmup is not None and self.schedule != "cosine":
+            raise ValueError("warmup is a setting of schedule = 'cosine'; leave it out, or choose that schedule")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -193,12 +240,41 @@ class Student:
 
 @dataclass(frozen=True, config=STRICT)
 class Distillation:
-    """Hard labels plus softened teacher outputs (Hinton et al. 2015)."""
+    """What the student minimises: by default the labels plus the teacher's softened outputs (Hinton et al. 2015).
+
+    `temperature` and `weight` set these two; [[distill.losses]] with [distill.balance] name any others instead.
+    """
 
     train: Training
-    temperature: Positive = 4.0
-    weight: Share = 0.9
-    """Share of the soft loss; the hard loss has the rest."""
+    temperature: Positive | None = None
+    """Of the softened outputs; 4 if not given, for multi-label 1."""
+    weight: Share | None = None
+    """Share of the teacher, 0.9 if not given; the labels have the rest."""
+    losses: tuple[LossTable, ...] = ()
+    balance: BalanceTable | None = None
+    online: bool = False
+    """Run the teacher for each batch instead of keeping its outputs. Losses over layers always do."""
+    baseline: bool = False
+    """Train the student without a teacher, too, as long and from the same start, to see what the teacher adds."""
+
+    def __post_init__(self) -> None:
+        if self.losses and (self.temperature, self.weight) != (None, None):
+            raise ValueError(
+                "distill: give either 'temperature' and 'weight' or [[distill.losses]], which have their own"
+            )
+        if self.balance and not self.losses:
+            raise ValueError("distill.balance: it balances [[distill.losses]]; name them")
+        if self.losses:
+            check_weights(self.losses, self.balance)
+
+    def objective(self, outputs: Outputs) -> ObjectiveConfig:
+        """Raises UsageError, with the reason, for a loss that makes no sense for such outputs."""
+        if not self.losses:
+            return short_form(self.temperature, self.weight, outputs)
+        balance = {} if self.balance is None else {"balance": self.balance}
+        objective = ObjectiveConfig(losses=self.losses, **balance)
+        check_outputs(objective, outputs)
+        return objective
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -25,7 +25,8 @@ def silent(done: int, total: int, note: str = "") -> None:
 class Work(Generic[Config]):
     """What the function behind a step is given. It writes its files into `out` and returns its facts.
 
-    scratch: a folder that lasts from a killed build to the next one of the same key, or None.
+    scratch: a folder that lasts from a build that was killed or failed to the next one that wants the same result, and
+    is removed with it; the same in all processes of a launch.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Step:
     ensures: the state of the result.
     packages: distributions whose version the result depends on; they must be installed.
     modules: user modules whose source the result depends on.
+    distributed: does it run in all processes of a launch? Then what it writes into `out` counts in the main one only.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Step:
     packages: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     seed: int = 0
+    distributed: bool = False
 
     def load(self) -> Callable[[Work[Any]], Facts]:
         module, _, name = self.function.partition(":")

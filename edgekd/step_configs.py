@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekd.recipe import Budgets, Distillation, Quantization, Student, Task, Teacher
+from edgekd.distill.config import ObjectiveConfig
+from edgekd.recipe import Budgets, Quantization, Student, Task, Teacher, TorchTeacher, Training
 from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime, Target
 
 
@@ -17,20 +18,32 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class ObjectiveCheckConfig:
+    """What is tried before it is trained: an objective over a student and a teacher, on a task's data. A teacher that
+    only answers is None.
+    """
+
+    task: Task
+    teacher: TorchTeacher | None
+    student: Student
+    objective: ObjectiveConfig
+
+
+@dataclass(frozen=True)
 class StudentConfig:
-    """A student and how it is distilled."""
+    """A student, what it minimises, and how long."""
 
     student: Student
-    distill: Distillation
+    objective: ObjectiveConfig
+    train: Training
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Quantization-aware training, with the distillation loss that stays on."""
+    """Quantization-aware training, with the losses that stay on."""
 
     quantization: Quantization
-    temperature: float
-    weight: float
+    objective: ObjectiveConfig
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class Store:
     def obtain(self, order: Order, make: Callable[[Path], Facts]) -> tuple[Artifact, bool]:
         """Return the artifact and whether it was there already; if not, `make` fills a fresh folder first.
 
-        A second process that wants the same key waits for the first. If `make` raises, nothing is kept.
+        A second process that wants the same key waits for the first. If `make` raises, nothing is kept but what is in
+        the key's scratch folder, which goes when the artifact is whole.
         """
         if found := self.get(order.key):
             return found, True
@@ -62,11 +63,21 @@ class Store:
                 home.parent.mkdir(parents=True, exist_ok=True)
                 shutil.rmtree(home, ignore_errors=True)
                 aside.rename(home)
+                shutil.rmtree(self._scratch(order.key), ignore_errors=True)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         made = self.get(order.key)
         assert made is not None
         return made, False
+
+    def scratch(self, key: str) -> Path:
+        """A folder for whoever makes this key, and for whoever tries again where that one was killed or failed."""
+        folder = self._scratch(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _scratch(self, key: str) -> Path:
+        return self.root / "scratch" / key
 
     def _fill(self, order: Order, aside: Path, make: Callable[[Path], Facts]) -> None:
         started = time.perf_counter()

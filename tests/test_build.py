@@ -160,6 +160,44 @@ def test_killed_at_ten_moments_it_ends_with_the_same_model(unbroken: Built, tmp_
     assert not list((store / "partial").iterdir())
 
 
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_a_launch_of_two_builds_what_one_builds(unbroken: Built, tmp_path: Path, launcher: str) -> None:
+    start_two = {
+        "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+        "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--standalone"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", *start_two[launcher], "-m", "edgekd", *BUILD, "--json", *overrides(QUICK)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    entry, alone = document["artifacts"][0], unbroken.document["artifacts"][0]
+    assert [step["cached"] for step in document["steps"]] == [False] * len(document["steps"])
+    assert [step["key"] for step in document["steps"]] == [step["key"] for step in unbroken.document["steps"]]
+    assert entry["quantizers"]["exact"] == entry["quantizers"]["learned"] > 0
+    for model, accuracy in alone["accuracy"].items():
+        assert entry["accuracy"][model] == pytest.approx(accuracy, abs=0.02)
+    assert not list((tmp_path / ".edgekd" / "partial").iterdir())
+    assert not list((tmp_path / ".edgekd" / "scratch").iterdir())
+
+
+def test_trained_steps_keep_their_log(unbroken: Built) -> None:
+    store = unbroken.folder / ".edgekd" / "artifacts"
+    for step in unbroken.document["steps"]:
+        if step["name"] in ("teacher", "student", "program"):
+            artifact = read_manifest(store / step["key"][:2] / step["key"])
+            assert artifact is not None
+            rows = artifact.file("training.csv").read_text().splitlines()
+            assert rows[0].startswith("epoch,step,loss,hard,")
+            assert len(rows) > 1
+            assert any("tfevents" in name for name in artifact.files)
+
+
 def test_two_builds_at_once_share_the_work(unbroken: Built, tmp_path: Path) -> None:
     processes = [start(tmp_path) for _ in range(2)]
     outputs = [process.communicate() for process in processes]

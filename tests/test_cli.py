@@ -328,6 +328,11 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "bench a cut file": (("bench", "cut.tflite"), 6, ("cut.tflite",)),
     "bench on nothing": (("bench", "garbage.tflite", "--device", "lokal"), 2, ("did you mean 'local'?",)),
     "unknown protocol": (("bench", "garbage.tflite", "--protocol", "quik"), 2, ("did you mean 'quick'?",)),
+    "a protocol for two models": (
+        ("bench", "garbage.tflite", "--against", "garbage.tflite", "--protocol", "rapid"),
+        2,
+        ("--against", "leave out"),
+    ),
     "report of an empty folder": (("report", "empty"), 2, ("report.json",)),
     "report of nothing": (("report", "nowhere"), 2, ("nowhere",)),
     "report of a list": (("report", "list"), 2, ("list/report.json",)),

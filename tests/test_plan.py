@@ -20,21 +20,23 @@ from edgekd.errors import DependencyError, UsageError
 from edgekd.keys import Fingerprints
 from edgekd.plan import Plan, check_contracts, keys_of, make_plan
 from edgekd.recipe import load_recipe, resolve_paths
-from edgekd.resources import DEVICES, TARGETS
+from edgekd.resources import BUILT_IN_RECIPES, DEVICES, TARGETS
 from edgekd.step import Step
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = "tflite-arm"
 TRAINING = {"data", "teacher", "outputs", "student", "program"}
 EXPORTS = {"export[tflite int8]", "export[tflite float32]", "export[tflite float32 teacher]"}
+OBJECTIVE = "preflight[objective]"
 PREFLIGHT = {"preflight[tflite-arm]"}
 VERIFY = {"verify[tflite-arm]"}
 MEASURE = "measure the exported model"
 STUDENT_MEASURED = "measure[tflite float32 in ai-edge-litert on local]"
 COMPARISONS = {STUDENT_MEASURED, "measure[tflite float32 teacher in ai-edge-litert on local]"}
-EVERYTHING = PREFLIGHT | TRAINING | EXPORTS | VERIFY | {MEASURE} | COMPARISONS
+EVERYTHING = {OBJECTIVE} | PREFLIGHT | TRAINING | EXPORTS | VERIFY | {MEASURE} | COMPARISONS
 OF_THE_TEACHER = EVERYTHING - PREFLIGHT - {"data"}
 OF_THE_STUDENT = {
+    OBJECTIVE,
     "student",
     "program",
     "export[tflite int8]",
@@ -120,8 +122,68 @@ def test_every_input_is_made_before_it_is_needed(plan: Planned):
 
 def test_the_steps_go_from_data_to_measurements(plan: Planned):
     order = names(plan())
-    chain = [*PREFLIGHT, "data", "teacher", "outputs", "student", "program", "export[tflite int8]", *VERIFY, MEASURE]
+    chain = [
+        OBJECTIVE,
+        *PREFLIGHT,
+        "data",
+        "teacher",
+        "outputs",
+        "student",
+        "program",
+        "export[tflite int8]",
+        *VERIFY,
+        MEASURE,
+    ]
     assert [name for name in order if name in chain] == chain
+
+
+DKD = 'distill.losses=[{kind="hard"}, {kind="dkd"}]'
+HINT = 'distill.losses=[{kind="hint", student_layer="blocks", teacher_layer="blocks"}]'
+
+
+@pytest.fixture
+def own_losses(tmp_path: Path) -> str:
+    """The digits recipe without its short form, for losses of its own."""
+    text = (BUILT_IN_RECIPES / "digits.toml").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith(("temperature", "weight = "))]
+    (tmp_path / "mine.toml").write_text("\n".join(lines))
+    return "mine.toml"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sources"),
+    [
+        ((DKD,), {"data", "outputs"}),
+        ((DKD, "distill.online=true"), {"data", "teacher"}),
+        ((HINT,), {"data", "teacher"}),
+    ],
+)
+def test_the_teacher_runs_along_where_it_must(
+    settings: tuple[str, ...], sources: set[str], plan: Planned, own_losses: str
+):
+    steps = plan(*settings, recipe=own_losses).by_name
+    assert set(steps["student"].inputs) == sources
+    assert set(steps["program"].inputs) == {"data", "outputs", "student"}
+
+
+def test_a_baseline_differs_from_the_student_in_what_it_minimises_alone(plan: Planned):
+    steps = plan("distill.baseline=true").by_name
+    student, alone = steps["student"], steps["student alone"]
+    assert set(alone.inputs) == {"data"}
+    assert [loss.kind for loss in alone.config.objective.losses] == ["hard"]
+    assert dataclasses.replace(alone.config, objective=student.config.objective) == student.config
+    assert (alone.function, alone.seed) == (student.function, student.seed)
+
+
+def test_a_baseline_leaves_all_other_keys_as_they_are(plan: Planned):
+    without, with_it = plan().keys, plan("distill.baseline=true").keys
+    assert {name: key for name, key in with_it.items() if name != "student alone"} == without
+
+
+def test_losses_stay_on_in_quantization_but_for_those_over_layers(plan: Planned, own_losses: str):
+    hint = HINT.replace("]", ', {kind="dkd", weight={kind="linear", start=1.0, end=0.25}}]')
+    objective = plan(hint, recipe=own_losses).by_name["program"].config.objective
+    assert [(loss.kind, loss.weight) for loss in objective.losses] == [("dkd", 0.25)]
 
 
 def test_every_step_has_a_key_of_its_own(plan: Planned):
@@ -157,7 +219,7 @@ def test_the_function_of_every_step_is_there(plan: Planned):
         ("student.args.width=16", OF_THE_STUDENT | PREFLIGHT),
         ("distill.temperature=2.0", OF_THE_STUDENT),
         ("distill.weight=0.5", OF_THE_STUDENT),
-        ("distill.train.epochs=31", OF_THE_STUDENT),
+        ("distill.train.epochs=31", OF_THE_STUDENT - {OBJECTIVE}),
         ("quantize.train.epochs=5", {"program", "export[tflite int8]", *VERIFY, MEASURE}),
         ("quantize.calibration_samples=128", {"program", "export[tflite int8]", *VERIFY, MEASURE}),
         ("budgets.bytes=100000", {*VERIFY, MEASURE}),

@@ -267,3 +267,62 @@ def test_an_audio_task_that_does_not_hold_together_is_refused(overrides: list[st
 @pytest.mark.parametrize("override", ["task.f_max=4000.0", "task.n_fft=256", "task.clip_seconds=0.032"])
 def test_an_audio_task_at_the_limit_is_read(override: str):
     assert isinstance(load_recipe("spoken-digits", [override]).recipe, Recipe)
+
+
+LOSSES = """[[distill.losses]]
+kind = "dkd"
+[distill.balance]
+kind = "dynamic-average"
+"""
+
+
+def own(text: str) -> str:
+    """The digits recipe with other losses."""
+    lines = [line for line in DIGITS.splitlines() if not line.startswith(("temperature", "weight = "))]
+    return "\n".join(lines).replace("[distill.train]", f"{text}\n[distill.train]")
+
+
+def test_losses_are_read_with_their_balance(here: Path):
+    (here / "mine.toml").write_text(own(LOSSES))
+    objective = load_recipe("mine.toml").recipe.distill.objective("classification")
+    assert [loss.kind for loss in objective.losses] == ["dkd"]
+    assert objective.balance.kind == "dynamic-average"
+
+
+def test_losses_that_make_no_sense_for_the_outputs_are_refused(here: Path):
+    (here / "mine.toml").write_text(own(LOSSES))
+    with pytest.raises(UsageError, match="'dkd' is not for regression"):
+        load_recipe("mine.toml").recipe.distill.objective("regression")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LOSSES.replace('"dkd"', '"dkd"\nweight = 0.0'), "sum to nothing"),
+        (LOSSES.replace('"dkd"', '"dkt"'), "'dkt'"),
+        (LOSSES.replace('"dkd"', '"dkd"\nalhpa = 1.0'), "did you mean 'alpha'?"),
+        (LOSSES.replace('"dkd"', '"soft"\ntemperature = 0.0'), "greater than 0"),
+        ('[distill.balance]\nkind = "uncertainty"', "it balances"),
+    ],
+)
+def test_losses_that_do_not_hold_together_are_refused(text: str, words: str, here: Path):
+    (here / "mine.toml").write_text(own(text))
+    assert words in refused("mine.toml")
+
+
+def test_the_short_form_and_losses_exclude_each_other(here: Path):
+    (here / "mine.toml").write_text(DIGITS.replace("[distill.train]", f"{LOSSES}\n[distill.train]"))
+    assert "either 'temperature'" in refused("mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["distill.train.momentum=0.9"], ["momentum", "'sgd'"]),
+        (["distill.train.warmup=0.1"], ["warmup", "'cosine'"]),
+        (["distill.train.warmup=0.1", "distill.train.schedule=constant"], ["warmup", "'cosine'"]),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(overrides: list[str], words: list[str]):
+    message = refused("digits", *overrides)
+    assert all(word in message for word in words), message

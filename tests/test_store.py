@@ -255,6 +255,31 @@ class Workers:
         return len(self._count.read_text().splitlines())
 
 
+def test_scratch_outlives_a_failure_and_goes_with_the_artifact(store: Store):
+    def fail(out: Path) -> Facts:
+        (store.scratch(KEY) / "checkpoint").write_text("half-way")
+        raise ValueError("it failed")
+
+    with pytest.raises(ValueError, match="it failed"):
+        store.obtain(order(), fail)
+
+    def finish(out: Path) -> Facts:
+        (out / "model.bin").write_text((store.scratch(KEY) / "checkpoint").read_text())
+        return {}
+
+    made, _ = store.obtain(order(), finish)
+    assert made.file("model.bin").read_text() == "half-way"
+    assert files_below(store.root / "scratch") == []
+    assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_scratch_of_another_key_stays(store: Store):
+    other = KEY[:-1] + "x"
+    (store.scratch(other) / "checkpoint").touch()
+    store.obtain(order(), fill)
+    assert files_below(store.root / "scratch") == [f"{other}/checkpoint"]
+
+
 @pytest.fixture
 def workers(store: Store, tmp_path: Path) -> Iterator[Workers]:
     started = Workers(store, tmp_path / "count")

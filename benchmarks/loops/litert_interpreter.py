@@ -5,10 +5,11 @@ import sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from benchmarks.loops.timing import noise, tell_median
+from benchmarks.loops.timing import noise, tell_median, wait
 
 
 def main(file: str, runs: str) -> None:
+    wait()
     interpreter = Interpreter(model_path=file, num_threads=1)
     interpreter.allocate_tensors()
     for detail in interpreter.get_input_details():

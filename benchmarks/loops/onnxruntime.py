@@ -5,12 +5,13 @@ import sys
 import numpy as np
 import onnxruntime
 
-from benchmarks.loops.timing import noise, tell_median
+from benchmarks.loops.timing import noise, tell_median, wait
 
 DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 
 
 def main(file: str, runs: str, way: str = "") -> None:
+    wait()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

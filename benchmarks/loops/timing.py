@@ -1,10 +1,17 @@
-"""A bare loop in Python, and what it feeds."""
+"""When a loop may start, a bare one in Python, and what it feeds."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+
+def wait() -> None:
+    """Say that all is imported, and wait for the word to go on."""
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 def tell_median(run: Callable[[], object], runs: int) -> None:

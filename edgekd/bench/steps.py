@@ -15,7 +15,8 @@ from edgekd.runtimes import open_session
 from edgekd.step import Work
 from edgekd.step_configs import MeasureConfig
 from edgekd.tasks.dataset import raw_pixels
-from edgekd.verify.compare import compare
+from edgekd.tasks.metrics import score
+from edgekd.verify.compare import as_logits, compare_answers
 
 MOST_SAMPLES = 2000
 """Test samples that are sent to a device at most."""
@@ -56,10 +57,11 @@ def measure_export(work: Work[MeasureConfig]) -> Facts:
 
 
 def _answers(work: Work[MeasureConfig], outputs: np.ndarray, decode: Any, checks: Artifact) -> dict[str, Any]:
-    """How the device's outputs, shape (N, classes), compare with this machine's, and how often they are right."""
+    """How the device's outputs, shape (N, outputs), compare with this machine's, and how good they are."""
     here = np.load(checks.file("outputs.npy"), mmap_mode="r")[: len(outputs)]
     labels = np.load(work.inputs["data"].file("test_labels.npy"))[: len(outputs)]
-    parity = compare(decode(here), decode(outputs), checks.facts["output"]["scale"])
+    kind, output, found = work.inputs["data"].facts["outputs"], checks.facts["output"], decode(outputs)
+    parity = compare_answers(decode(here), found, output["scale"], output["form"], kind)
     if parity.agreement < work.config.agreement:
         raise GateError(
             f"{work.config.device}: the file agrees there with its answers on this machine on {parity.agreement:.4f} "
@@ -70,7 +72,7 @@ def _answers(work: Work[MeasureConfig], outputs: np.ndarray, decode: Any, checks
         "agreement": parity.agreement,
         "max_abs_diff": parity.max_abs_diff,
         "max_lsb": parity.max_lsb,
-        "accuracy": float((outputs.argmax(axis=1) == labels).mean()),
+        "accuracy": score(as_logits(found, kind) if output["form"] == "probabilities" else found, labels, kind),
     }
 
 

@@ -8,12 +8,14 @@ from edgekd.artifact import Artifact, Facts
 from edgekd.compress.program import QuantizedProgram, load_program, save_program
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import write_table
-from edgekd.distill.distiller import Distiller, soft_targets
-from edgekd.distill.examples import load_examples
+from edgekd.distill.distiller import Distiller
+from edgekd.distill.examples import load_examples, load_validation
+from edgekd.distill.logs import keep
+from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.errors import GateError
 from edgekd.models.build import load_architecture, load_module
-from edgekd.models.evaluate import accuracy
+from edgekd.models.evaluate import quality
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import QuantizeConfig
@@ -28,18 +30,20 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     deterministic(work.seed)
     student, data = work.inputs["student"], work.inputs["data"]
     module, _ = load_module(student.path, "student")
-    examples = load_examples(data, work.inputs["outputs"])
-    objective = soft_targets(work.config.temperature, work.config.weight)
+    examples, validation = load_examples(data, work.inputs["outputs"]), load_validation(data, work.inputs["outputs"])
+    objective = build_objective(work.config.objective, data.facts["outputs"])
 
     def train(model: nn.Module) -> None:
-        fit(Distiller(model, None, objective), examples, work.config.quantization.train, work.seed, work.progress)
+        distiller, training = Distiller(model, None, objective), work.config.quantization.train
+        fit(distiller, examples, training, work.seed, work.progress, validation=validation, folder=work.scratch)
+        keep(work.scratch, work.out)
 
     calibration = _calibration(examples.inputs[0], work.config, work.seed)
     program = quantize(module, calibration, train, pixel_range(data.facts["preprocessing"]))
     save_program(program, student.file("architecture.json"), work.out)
     write_table(program.table, work.out / "table.json")
     _check_restored(program, work, examples.inputs[0][:64])
-    return {"accuracy": accuracy(program.model, data), "quantizers": len(program.table)}
+    return {**quality(program.model, data, work.inputs["outputs"]), "quantizers": len(program.table)}
 
 
 def restore_program(artifact: Artifact) -> QuantizedProgram:

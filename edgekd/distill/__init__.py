@@ -3,5 +3,9 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"distiller": ["Distiller", "Objective", "soft_targets", "supervised"]}
+    __name__,
+    submod_attrs={
+        "distiller": ["Distiller", "Objective", "soft_targets", "supervised"],
+        "objectives": ["build_objective"],
+    },
 )

@@ -11,6 +11,7 @@ Nothing here loads torch; `edgekd.distill.objectives` makes the objective.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -281,14 +282,70 @@ class ObjectiveConfig:
     balance: BalanceTable = dataclasses.field(default_factory=lambda: Constant(kind="constant"))
 
     def __post_init__(self) -> None:
-        weights = [loss.weight for loss in self.losses]
-        adapts = self.balance.kind in ("uncertainty", "dynamic-average")
-        if adapts and any(isinstance(weight, AnnealedWeight) for weight in weights):
-            raise ValueError(f"the balance '{self.balance.kind}' adapts the weights; give numbers to start from")
-        if self.balance.kind == "uncertainty" and 0.0 in weights:
-            raise ValueError("the balance 'uncertainty' learns weights from positive ones on, and one of these is 0")
-        if not any(max(w.start, w.end) if isinstance(w, AnnealedWeight) else w for w in weights):
-            raise ValueError("the weights of the losses sum to nothing; make one positive")
+        check_weights(self.losses, self.balance)
+
+
+def check_weights(losses: Sequence[LossTable], balance: BalanceTable | None) -> None:
+    """Raises ValueError for weights that sum to nothing, or that the balance cannot start from."""
+    weights = [loss.weight for loss in losses]
+    kind = balance.kind if balance else "constant"
+    if kind in ("uncertainty", "dynamic-average") and any(isinstance(weight, AnnealedWeight) for weight in weights):
+        raise ValueError(f"the balance '{kind}' adapts the weights; give numbers to start from")
+    if kind == "uncertainty" and 0.0 in weights:
+        raise ValueError("the balance 'uncertainty' learns weights from positive ones on, and one of these is 0")
+    if not any(max(w.start, w.end) if isinstance(w, AnnealedWeight) else w for w in weights):
+        raise ValueError("the weights of the losses sum to nothing; make one positive")
+
+
+SHORT_WEIGHT = 0.9
+
+
+def short_form(temperature: float | None, weight: float | None, outputs: Outputs) -> ObjectiveConfig:
+    """The labels and the teacher's softened outputs, as nearly everybody wants it (Hinton et al. 2015): `weight` (by
+    default SHORT_WEIGHT) is the share of the teacher; a temperature that is not given is the default of its loss.
+
+    Raises UsageError for the temperature of a regression.
+    """
+    share = SHORT_WEIGHT if weight is None else weight
+    labels = Hard(kind="hard", weight=1.0 - share)
+    if outputs == "regression":
+        if temperature is not None:
+            raise UsageError("distill.temperature: a regression has nothing to soften; leave it out")
+        return ObjectiveConfig(losses=(labels, OutputMse(kind="output-mse", weight=share)))
+    softened = {} if temperature is None else {"temperature": temperature}
+    if outputs == "multi-label":
+        return ObjectiveConfig(losses=(labels, BinarySoft(kind="binary-soft", weight=share, **softened)))
+    return ObjectiveConfig(losses=(labels, Soft(kind="soft", weight=share, **softened)))
+
+
+def labels_alone() -> ObjectiveConfig:
+    """What a model learns without a teacher."""
+    return ObjectiveConfig(losses=(Hard(kind="hard"),))
+
+
+def for_fine_tuning(config: ObjectiveConfig, outputs: Outputs) -> ObjectiveConfig:
+    """What stays on after distillation: the losses over outputs, with what is annealed at its end, weights as written.
+
+    Losses over layers and rivals would have to learn their own parts anew. Where nothing else was asked for, it is the
+    short form.
+    """
+    kept = [_at_end(loss) for loss in config.losses if not over_layers(loss) and loss.kind != "adversarial"]
+    if not any(loss.weight for loss in kept):
+        return short_form(None, None, outputs)
+    return ObjectiveConfig(losses=tuple(kept))
+
+
+def over_layers(loss: LossTable) -> bool:
+    return getattr(loss, "teacher_layer", None) is not None
+
+
+def _at_end(loss: LossTable) -> LossTable:
+    annealed: dict[str, Any] = {
+        name: value.end
+        for name in ("weight", "temperature")
+        if isinstance(value := getattr(loss, name, None), AnnealedWeight | AnnealedTemperature)
+    }
+    return dataclasses.replace(loss, **annealed)
 
 
 _SOFTMAX = ("soft", "soft-cross-entropy", "forward-kl", "reverse-kl", "jensen-shannon", "dist")

@@ -8,9 +8,17 @@ import torch
 from torch import nn
 
 from edgekd.distill.balance import Balance, DynamicAverage, weighted
-from edgekd.distill.losses import Loss, Signals, hard, soft
+from edgekd.distill.config import Outputs
+from edgekd.distill.losses import Loss, Signals, hard, hard_binary, hard_mse, soft
 from edgekd.distill.taps import Taps
 from edgekd.errors import UsageError
+
+HARD: dict[Outputs, Callable[[], Loss]] = {
+    "classification": hard,
+    "multi-label": hard_binary,
+    "regression": hard_mse,
+}
+"""The loss of the labels for each kind of output."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,9 @@ class Objective:
         return tuple(dict.fromkeys(name for loss in self.losses.values() for name in loss.student_taps))
 
 
-def supervised() -> Objective:
+def supervised(outputs: Outputs = "classification") -> Objective:
     """Hard labels alone."""
-    return Objective({"hard": hard()}, weighted({"hard": 1.0}))
+    return Objective({"hard": HARD[outputs]()}, weighted({"hard": 1.0}))
 
 
 def soft_targets(temperature: float, weight: float) -> Objective:
@@ -78,15 +86,16 @@ class Distiller(nn.Module):
         labels: torch.Tensor,
         teacher_outputs: torch.Tensor | None = None,
         progress: float = 0.0,
+        labelled: float | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The scalar to minimise, with gradients to the student and to what is learned, and each named part of it.
 
         inputs: (N, ...); labels: see `Signals`, for most int64, (N,), -1 where a sample has none; teacher_outputs:
         logits, (N, classes), if known already; progress: share of the training that is done, 0 to 1, for what is
-        annealed. What a rival of the student minimises (`Loss.rival`) adds its gradient and not its value; it is
-        among the parts as `<loss>.rival`.
+        annealed; labelled: see `Signals`, for a part of a larger batch. What a rival of the student minimises
+        (`Loss.rival`) adds its gradient and not its value; it is among the parts as `<loss>.rival`.
         """
-        objective, signals = self.objective, self._signals(inputs, labels, teacher_outputs, progress)
+        objective, signals = self.objective, self._signals(inputs, labels, teacher_outputs, progress, labelled)
         self._build(signals)
         seen = {name: replace(signals, learned=self._learned_by(name)) for name in objective.losses}
         parts = {name: loss.compute(seen[name]) for name, loss in objective.losses.items()}
@@ -131,7 +140,12 @@ class Distiller(nn.Module):
         return balance
 
     def _signals(
-        self, inputs: torch.Tensor, labels: torch.Tensor, teacher_outputs: torch.Tensor | None, progress: float
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        teacher_outputs: torch.Tensor | None,
+        progress: float,
+        labelled: float | None = None,
     ) -> Signals:
         objective = self.objective
         if self.teacher is not None and (
@@ -150,6 +164,7 @@ class Distiller(nn.Module):
             if self._teacher_taps
             else {},
             progress=progress,
+            labelled=labelled,
         )
 
     def _unbuilt(self) -> list[str]:

@@ -1,19 +1,13 @@
 """From the tables of a recipe to an objective."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from edgekd.distill import balance, config, losses, schedules
 from edgekd.distill.balance import Balance
-from edgekd.distill.distiller import Objective
+from edgekd.distill.distiller import HARD, Objective
 from edgekd.distill.losses import Loss
 from edgekd.distill.schedules import Number
-
-HARD: dict[config.Outputs, Callable[[], Loss]] = {
-    "classification": losses.hard,
-    "multi-label": losses.hard_binary,
-    "regression": losses.hard_mse,
-}
 
 
 def build_objective(tables: config.ObjectiveConfig, outputs: config.Outputs = "classification") -> Objective:

@@ -5,42 +5,56 @@ from collections.abc import Mapping
 from torch import nn
 
 from edgekd.artifact import Artifact, Facts
-from edgekd.distill.distiller import Distiller, soft_targets
-from edgekd.distill.examples import load_examples
+from edgekd.distill.distiller import Distiller
+from edgekd.distill.examples import load_examples, load_validation
+from edgekd.distill.logs import keep
+from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.models.build import (
     Architecture,
     build,
     example_input,
+    load_module,
     load_weights,
     parameter_count,
     save_module,
 )
 from edgekd.models.cost import macs
-from edgekd.models.evaluate import accuracy
+from edgekd.models.evaluate import quality
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import StudentConfig
+from edgekd.tasks.labels import check_taught
 
 
 def distill_student(work: Work[StudentConfig]) -> Facts:
-    """Train the student on hard labels and the teacher's softened outputs. Files: weights and architecture."""
+    """Train the student on its objective. Files: weights and architecture.
+
+    The teacher's outputs come as `outputs`, or from `teacher` itself for each batch; without either it trains alone.
+    """
     deterministic(work.seed)
-    student, distill, data = work.config.student, work.config.distill, work.inputs["data"]
-    architecture = architecture_for(student.model, student.args, data)
+    config, data = work.config, work.inputs["data"]
+    architecture = architecture_for(config.student.model, config.student.args, data)
     module = build(architecture, "student")
-    if student.weights is not None:
-        load_weights(module, student.weights, "student")
-    objective = soft_targets(distill.temperature, distill.weight)
+    if config.student.weights is not None:
+        load_weights(module, config.student.weights, "student")
+    teacher = load_module(work.inputs["teacher"].path, "teacher")[0] if "teacher" in work.inputs else None
+    objective, outputs = build_objective(config.objective, data.facts["outputs"]), work.inputs.get("outputs")
+    examples, validation = load_examples(data, outputs), load_validation(data, outputs)
+    if not (objective.needs_teacher or objective.teacher_taps):
+        check_taught(examples.labels.numpy(), data.facts["outputs"], data.facts["labels"])
     fit(
-        Distiller(module, None, objective),
-        load_examples(data, work.inputs["outputs"]),
-        distill.train,
+        Distiller(module, teacher, objective),
+        examples,
+        config.train,
         work.seed,
         work.progress,
+        validation=validation,
+        folder=work.scratch,
     )
+    keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
-    return _model_facts(module, architecture, data)
+    return _model_facts(module, architecture, data, outputs)
 
 
 def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> Architecture:
@@ -48,10 +62,12 @@ def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> 
     return Architecture(model, args, tuple(facts["input_shape"]), len(facts["labels"]), facts["vocabulary"])
 
 
-def _model_facts(module: nn.Module, architecture: Architecture, data: Artifact) -> Facts:
+def _model_facts(
+    module: nn.Module, architecture: Architecture, data: Artifact, teacher: Artifact | None = None
+) -> Facts:
     return {
         "model": architecture.model,
         "params": parameter_count(module),
         "macs": macs(module, example_input(architecture)),
-        "accuracy": accuracy(module, data),
+        **quality(module, data, teacher),
     }

@@ -22,6 +22,7 @@ from edgekd.quiet import quiet
 IMAGE_DIMENSIONS = 4
 IMAGE_LAYOUTS = {1: "GRAYSCALE", 3: "RGB"}
 """Images that Core ML takes, by their channels."""
+WHAT = {"classification": "classes", "multi-label": "labels", "regression": "outputs"}
 INT8_OFFSET = 128
 HALF_A_PIXEL = 0.5
 PASSES_LEFT_OUT = {
@@ -46,12 +47,12 @@ def export(
     example: shape (1, ...), float32, or int32 for token ids. file: a folder whose name ends in .mlpackage; what is
     there already is replaced. half: compute in float16, as the Neural Engine does; scales are then held as float16.
     pixels: (mean, std) of pixels; the app hands over an image of 1 or 3 channels, or an array of raw pixel values, and
-    the program normalises it. With a card of probabilities the model must end in a softmax, and the file is a
-    classifier; else its one output is called `output`.
+    the program normalises it. With a classifier's card the model must end in a softmax, and the file names the class;
+    else its one output is called `output`.
 
     Raises ExportError with the converter's reason; `file` is then as it was before.
     """
-    if card.output == "probabilities" and len(set(card.labels)) < len(card.labels):
+    if card.is_classifier and len(set(card.labels)) < len(card.labels):
         raise ExportError("Core ML export: two classes have the same name; a classifier needs names that differ")
     traced = trace(model.eval(), example)
     try:
@@ -132,7 +133,7 @@ def _convert(program: Any, example: torch.Tensor, card: Card, half: bool, pixels
     if pixels and len(shape) == IMAGE_DIMENSIONS and shape[1] in IMAGE_LAYOUTS:
         layout = getattr(coremltools.colorlayout, IMAGE_LAYOUTS[shape[1]])
         inputs = [coremltools.ImageType(name, shape, color_layout=layout)]
-    classifier = card.output == "probabilities"
+    classifier = card.is_classifier
     coremltools.convert(
         program,
         inputs=inputs,
@@ -182,7 +183,7 @@ def _write_package(specification: Path, card: Card, pixels: bool, package: Path)
 def _describe(model: Any, card: Card, pixels: bool) -> None:
     metadata = model.description.metadata
     metadata.Clear()
-    metadata.shortDescription = f"{card.name}: {card.output} of {len(card.labels)} classes"
+    metadata.shortDescription = f"{card.name}: {card.output} of {len(card.labels)} {WHAT[card.outputs]}"
     metadata.userDefined.update(card.properties())
     if pixels:
         metadata.userDefined["edgekd.input"] = "pixels"

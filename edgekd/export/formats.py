@@ -70,7 +70,7 @@ def _write(
 ) -> Path:
     file = folder / MODEL_FILE[format_name]
     if card.output == "probabilities":
-        model = _Probabilities(model)
+        model = _Probabilities(model, card.is_classifier)
     if format_name == "coreml":
         from edgekd.export import coreml
 
@@ -94,14 +94,15 @@ def _write(
 
 
 class _Probabilities(nn.Module):
-    """A model with its logits made probabilities."""
+    """A model with its logits made probabilities, of classes that exclude each other or of each label by itself."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, exclusive: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.exclusive = model, exclusive
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.model(inputs), dim=1)
+        logits: torch.Tensor = self.model(inputs)
+        return torch.softmax(logits, dim=1) if self.exclusive else torch.sigmoid(logits)
 
 
 class _FromPixels(nn.Module):

@@ -5,7 +5,7 @@ from pathlib import Path
 from edgekd.artifact import Artifact, Facts
 from edgekd.compress.steps import restore_program
 from edgekd.errors import ExportError
-from edgekd.export.card import Card
+from edgekd.export.card import Card, output_of
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.build import example_input, load_module
 from edgekd.seeding import deterministic
@@ -51,7 +51,8 @@ def _export_float(work: Work[ExportConfig], role: str) -> Path:
 def _card(work: Work[ExportConfig]) -> Card:
     facts = work.inputs["data"].facts
     preprocessing = {name: value for name, value in facts["preprocessing"].items() if name != FOR_READERS}
-    return Card(work.config.name, tuple(facts["labels"]), work.config.output, preprocessing)
+    output = output_of(work.config.output, facts["outputs"])
+    return Card(work.config.name, tuple(facts["labels"]), output, preprocessing, facts["outputs"])
 
 
 def _file_facts(file: Path) -> Facts:

@@ -1,4 +1,4 @@
-"""What a torch model answers, and how often it is right."""
+"""What a torch model answers, and how good that is."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekd.artifact import Artifact
+from edgekd.artifact import Artifact, Facts
+from edgekd.tasks.metrics import SCORES, evaluate, score
 
 
 def load_array(file: Path) -> torch.Tensor:
@@ -16,22 +17,35 @@ def load_array(file: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def predict(module: nn.Module, inputs: torch.Tensor, batch_size: int = 256) -> np.ndarray:
-    """Logits in eval mode: inputs (N, ...) to float32, shape (N, classes)."""
+    """Outputs in eval mode: inputs (N, ...) to float32, shape (N, outputs)."""
     module.eval()
     return torch.cat([module(batch) for batch in torch.split(inputs, batch_size)]).numpy()
 
 
-def correct_share(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of rows whose largest logit is the label's, 0 to 1."""
-    return float((logits.argmax(axis=1) == labels).mean())
+def quality(module: nn.Module, data: Artifact, teacher: Artifact | None = None) -> Facts:
+    """How good a module is on the whole test split; see `quality_of`. teacher: its cached outputs."""
+    return quality_of(predict(module, load_array(data.file("test_inputs.npy"))), data, teacher)
 
 
-def accuracy(module: nn.Module, data: Artifact) -> float:
-    """Accuracy on the whole test split, 0 to 1."""
-    logits = predict(module, load_array(data.file("test_inputs.npy")))
-    return correct_share(logits, np.load(data.file("test_labels.npy")))
+def quality_of(outputs: np.ndarray, data: Artifact, teacher: Artifact | None = None) -> Facts:
+    """Facts about outputs for the whole test split, (N, outputs): `accuracy`, which is the task's score, its name as
+    `metric`, and all `metrics`, those against the teacher as well where its cache has outputs for the test split.
+    """
+    labels, facts = np.load(data.file("test_labels.npy")), data.facts
+    shown = None if teacher is None else teacher_outputs(teacher)
+    return {
+        "accuracy": score(outputs, labels, facts["outputs"]),
+        "metric": SCORES[facts["outputs"]],
+        "metrics": evaluate(outputs, labels, facts["outputs"], facts["labels"], shown),
+    }
 
 
-def points(share: float) -> float:
-    """An accuracy share as points of 0 to 100, to two places."""
-    return round(100 * share, 2)
+def teacher_outputs(cache: Artifact) -> np.ndarray | None:
+    """The teacher's outputs for the test split, (N, outputs), where its cache has them."""
+    name = "test.npy"
+    return np.load(cache.file(name)) if name in cache.files else None
+
+
+def points(score: float) -> float:
+    """A score as points of 0 to 100, to two places."""
+    return round(100 * score, 2)

@@ -50,7 +50,7 @@ def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
             axes.set_xscale("log")
             axes.set_xlim(min(entry.value for entry in entries) / 4, max(entry.value for entry in entries) * 6)
         else:
-            axes.set_xlim(0, max(entry.value for entry in entries) * 1.35)
+            axes.set_xlim(0, max(entry.value for entry in entries) * 1.35 or 1)
         axes.set_ylim(-0.6, 2.6)
         axes.xaxis.set_visible(False)
         axes.tick_params(length=0)

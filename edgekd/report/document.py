@@ -5,7 +5,7 @@ from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.keys import digest
-from edgekd.plan import PREFLIGHT, Plan, TargetPlan
+from edgekd.plan import BASELINE, PREFLIGHT, Plan, TargetPlan
 
 
 def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -18,7 +18,8 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
         "data": data.facts,
         "teacher": teacher.facts,
         "student": student.facts,
-        "distillation": student.provenance.config["distill"],
+        "baseline": artifacts[BASELINE].facts if BASELINE in artifacts else None,
+        "distillation": student.provenance.config,
         "quantization": program.provenance.config,
         "artifacts": [target_document(target, artifacts) for target in plan.targets],
         "steps": [
@@ -54,8 +55,10 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> di
             "path": f"{target.name}/float32/{float_export.facts['file']}",
         },
         "accuracy": checks.facts["accuracy"],
+        "metric": checks.facts["metric"],
+        "metrics": checks.facts["metrics"],
         "parity": checks.facts["parity"],
-        "parity_limits": vars(target.target.parity),
+        "parity_limits": checks.facts["limits"],
         "coverage_limits": vars(target.target.coverage),
         "quantizers": checks.facts["quantizers"],
         "ops": checks.facts["ops"],

@@ -5,6 +5,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report.charts import Bar, bars
+from edgekd.report.quality import quality_tables
+from edgekd.tasks.metrics import TITLES, shown
 
 READERS = {
     "tflite": "the flatbuffer schema",
@@ -36,23 +38,27 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=_bytes, count=_count, points=_points, joules=_joules, ms=_ms, percent=_percent)
+    environment.filters.update(
+        bytes=_bytes, count=_count, score=shown, joules=_joules, loss=_loss, ms=_ms, percent=_percent
+    )
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
-    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES}
+    tables = [quality_tables(artifact["metrics"], document["baseline"]) for artifact in document["artifacts"]]
+    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES, "titles": TITLES, "tables": tables}
     return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
-    accuracy, teacher_params = artifact["accuracy"], report["teacher"]["params"]
+    accuracy, metric = dict(artifact["accuracy"]), artifact["metric"]
+    names = {"teacher": "teacher"}
+    if report["baseline"]:
+        names["alone"], accuracy["alone"] = "student alone", report["baseline"]["accuracy"]
+    names |= {"student_float": "student, float", "exported": f"exported {artifact['precision']}"}
+    teacher_params = report["teacher"]["params"]
     weights = [Bar("teacher", 4 * teacher_params, _bytes(4 * teacher_params))] if teacher_params else []
     pictures = [
         bars(
-            "Accuracy on the test split, %",
-            [
-                Bar("teacher", accuracy["teacher"], _points(accuracy["teacher"])),
-                Bar("student, float", accuracy["student_float"], _points(accuracy["student_float"])),
-                Bar(f"exported {artifact['precision']}", accuracy["exported"], _points(accuracy["exported"])),
-            ],
+            f"{TITLES[metric].capitalize() if metric == 'accuracy' else TITLES[metric]} on the test split",
+            [Bar(name, max(accuracy[key], 0.0), shown(accuracy[key], metric)) for key, name in names.items()],
         ),
         bars(
             f"Size, log scale{' (teacher: weights alone)' if weights else ''}",
@@ -77,6 +83,21 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     return pictures
 
 
+def _loss(table: dict[str, Any]) -> str:
+    """A loss of the recipe in words: its name, and its settings as they are written there."""
+    settings = {name: value for name, value in table.items() if name != "kind" and value is not None}
+    return f"{table['kind']} ({', '.join(f'{name} {_setting(value)}' for name, value in settings.items())})"
+
+
+def _setting(value: Any) -> str:
+    match value:
+        case {"kind": kind, "start": start, "end": end}:
+            return f"{start:g} to {end:g}, {kind}"
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
 def _latency(name: str, measurement: dict[str, Any]) -> Bar:
     p50 = measurement["p50_ms"]
     return Bar(name, p50["value"], _ms(p50["value"]), (p50["value"] - p50["low"], p50["high"] - p50["value"]))
@@ -90,10 +111,6 @@ def _bytes(number: int) -> str:
 
 def _count(number: int | None) -> str:
     return NOT_KNOWN if number is None else f"{number:,}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f}"
 
 
 def _percent(share: float) -> str:

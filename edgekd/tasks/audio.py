@@ -1,4 +1,4 @@
-"""Audio classification: a folder of recordings to log-mel features."""
+"""Audio: recordings to log-mel features."""
 
 import re
 import wave
@@ -97,16 +97,20 @@ def prepare(task: AudioTask, data: Dataset, rng: np.random.Generator, progress: 
         progress(view, task.augment.views, "views")
         drawn = [augmented(task, wave, rng_of(rng, view, index)) for index, wave in enumerate(train)]
         views.append(_features(task, drawn))
-    test_clips = [fit_length(wave, samples) for wave in test]
+    validation = None if data.validation is None else check_waveforms("validation", data.validation)
 
     def normalised(features: np.ndarray) -> np.ndarray:
         return ((features - np.float32(mean)) / np.float32(std))[:, None]
 
+    def plain(waves: list[np.ndarray]) -> np.ndarray:
+        return normalised(_features(task, [fit_length(wave, samples) for wave in waves]))
+
     return Prepared(
         train=np.stack([normalised(view) for view in views]),
-        test=normalised(_features(task, test_clips)),
-        golden_raw=np.stack(test_clips[:GOLDEN_SAMPLES]).astype(np.float32),
+        test=plain(test),
+        golden_raw=np.stack([fit_length(wave, samples) for wave in test[:GOLDEN_SAMPLES]]).astype(np.float32),
         preprocessing=describe(task, mean, std),
+        validation=None if validation is None else plain(validation),
     )
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.errors import UsageError
-
 GOLDEN_SAMPLES = 16
 
 
@@ -17,7 +15,9 @@ class Split:
 
     inputs: one raw sample each. Images: uint8, shape (N, height, width, channels). Audio: N waveforms, each a
         1-D int16 array, or float in [-1, 1]. Text: N strings.
-    labels: integer class indices, shape (N,).
+    labels: what is right. Classification: integer class indices, shape (N,); -1 where a training sample has none.
+        Multi-label: 1 for each label that holds, else 0, shape (N, labels); -1 where it is not known. Regression:
+        numbers, shape (N, outputs), NaN where there is none; learned as they are: let them be of like size.
     names: what each sample is called in an error message, N strings, or empty.
     """
 
@@ -31,11 +31,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source function returns: raw samples for training and test, and the class names in label order."""
+    """What a source function returns: raw samples for training and test, and what the outputs are called, in order.
+
+    Training samples may lack labels; those of the other splits may not.
+    """
 
     train: Split
     test: Split
     labels: tuple[str, ...]
+    validation: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Prepared:
     """A data set as model inputs.
 
     train: float32, shape (views, N, channels, height, width), or token ids, int32, (views, N, length).
-    test: the same without views.
+    test, validation: the same without views.
     golden_raw: the first GOLDEN_SAMPLES test samples as the app has them.
     preprocessing: how raw samples become model inputs, as JSON for the manifest.
     vocabulary: how many token ids there are, or None where inputs are no ids.
@@ -56,6 +60,7 @@ class Prepared:
     preprocessing: dict[str, object]
     vocabulary: int | None = None
     app_files: tuple[str, ...] = ()
+    validation: np.ndarray | None = None
 
 
 def rng_of(rng: np.random.Generator, view: int, index: int) -> np.random.Generator:
@@ -77,33 +82,3 @@ def pixel_range(preprocessing: Mapping[str, Any]) -> tuple[float, float] | None:
         return None
     mean, std = pixels
     return (0 - mean) / std, (255 - mean) / std
-
-
-def check_labels(data: Dataset) -> None:
-    """Refuse splits that are empty, unlabelled, or of one class; labels out of range.
-
-    Raises UsageError, naming the split and the first sample at fault.
-    """
-    classes = len(data.labels)
-    if classes < 2:
-        raise UsageError(f"data: {classes} class named; classification needs at least two")
-    for split_name, split in (("train", data.train), ("test", data.test)):
-        labels = np.asarray(split.labels)
-        if len(split.inputs) == 0:
-            raise UsageError(f"data: the {split_name} split is empty")
-        if labels.shape != (len(split.inputs),):
-            raise UsageError(
-                f"data: {split_name} has {len(split.inputs)} samples but labels of shape {labels.shape}; "
-                "give one integer label per sample"
-            )
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise UsageError(f"data: {split_name} labels are {labels.dtype}; give integer class indices")
-        outside = np.flatnonzero((labels < 0) | (labels >= classes))
-        if outside.size:
-            first = int(outside[0])
-            raise UsageError(
-                f"data: {split_name} {split.name(first)} has label {int(labels[first])}; "
-                f"the {classes} classes are numbered 0 to {classes - 1}"
-            )
-        if np.unique(labels).size < 2:
-            raise UsageError(f"data: {split_name} holds one class only ({data.labels[int(labels[0])]})")

@@ -1,4 +1,4 @@
-"""Image classification: raw 8-bit pixels to normalised numbers."""
+"""Images: raw 8-bit pixels to normalised numbers."""
 
 import numpy as np
 from scipy.ndimage import affine_transform
@@ -26,8 +26,12 @@ def digits(task: ImageTask, *, test_every: int = 5) -> Dataset:
 def prepare(task: ImageTask, data: Dataset, rng: np.random.Generator, progress: Progress) -> Prepared:
     """Check the images, draw the views, normalise. Raises UsageError naming the split and the sample at fault."""
     train, test = check_images("train", data.train), check_images("test", data.test)
-    if train.shape[1:] != test.shape[1:]:
-        raise UsageError(f"data: train images are {train.shape[1:]}, test images {test.shape[1:]}; make them alike")
+    validation = None if data.validation is None else check_images("validation", data.validation)
+    for name, images in (("test", test), ("validation", validation)):
+        if images is not None and train.shape[1:] != images.shape[1:]:
+            raise UsageError(
+                f"data: train images are {train.shape[1:]}, {name} images {images.shape[1:]}; make them alike"
+            )
     views = [normalised(task, train)]
     for view in range(1, task.augment.views):
         progress(view, task.augment.views, "views")
@@ -38,6 +42,7 @@ def prepare(task: ImageTask, data: Dataset, rng: np.random.Generator, progress: 
         test=normalised(task, test),
         golden_raw=test[:GOLDEN_SAMPLES],
         preprocessing={"input": "raw pixels", "range": [0, 255], "mean": task.mean, "std": task.std},
+        validation=None if validation is None else normalised(task, validation),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.distill.config import Outputs
 from edgekd.recipe import AudioTask, ImageTask, Task
 from edgekd.tasks import audio, image, text
 from edgekd.tasks.dataset import Split
@@ -18,19 +19,28 @@ class Outline:
 
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]
+    outputs: Outputs
     vocabulary: int | None
     preprocessing: Mapping[str, Any]
 
 
-def outline(task: Task) -> Outline:
+def outline(task: Task, seed: int) -> Outline:
     """Load the data and look at its first sample. Raises UsageError if it cannot be used."""
-    data = load(task)
+    data = load(task, seed)
     if isinstance(task, ImageTask):
         first = image.check_images("train", Split(data.train.inputs[:1], data.train.labels[:1]))
         height, width, channels = first.shape[1:]
         normalisation = {"input": "raw pixels", "mean": task.mean, "std": task.std}
-        return Outline((channels, height, width), data.labels, None, normalisation)
+        return Outline((channels, height, width), data.labels, task.outputs, None, normalisation)
     if isinstance(task, AudioTask):
         features = audio.log_mel(task, np.zeros((1, audio.clip_samples(task))))
-        return Outline((1, *features.shape[1:]), data.labels, None, {"input": audio.FEATURES})
-    return Outline((task.length,), data.labels, text.vocabulary_size(task), {"input": "token ids"})
+        return Outline((1, *features.shape[1:]), data.labels, task.outputs, None, {"input": audio.FEATURES})
+    return Outline((task.length,), data.labels, task.outputs, text.vocabulary_size(task), {"input": "token ids"})
+
+
+def noise(data: Outline, count: int, seed: int) -> np.ndarray:
+    """Inputs of the right kind, shape (count, ...): standard normal numbers, float32, or any token ids, int32."""
+    random, shape = np.random.default_rng(seed), (count, *data.input_shape)
+    if data.vocabulary is not None:
+        return random.integers(0, data.vocabulary, shape, dtype=np.int32)
+    return random.normal(size=shape).astype(np.float32)

@@ -21,7 +21,7 @@ class RawSamples:
     """
 
     def __init__(self, task: Task, seed: int) -> None:
-        self._draw = _DRAW[type(task)](task, load(task), np.random.default_rng(seed))
+        self._draw = _DRAW[type(task)](task, load(task, seed), np.random.default_rng(seed))
 
     def __call__(self, split: str, view: int, start: int, stop: int) -> Raw:
         """Samples `start` to `stop` of a split ("train", "validation" or "test") in a view."""
@@ -30,7 +30,7 @@ class RawSamples:
 
 def splits_of(data: Dataset) -> dict[str, Split]:
     """The splits that there are, by name."""
-    found: dict[str, Split | None] = {name: getattr(data, name, None) for name in ("train", "validation", "test")}
+    found = {"train": data.train, "validation": data.validation, "test": data.test}
     return {name: split for name, split in found.items() if split is not None}
 
 

@@ -1,9 +1,9 @@
-"""Text classification: sentences to token ids."""
+"""Text: sentences to token ids."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from edgekd.errors import UsageError, first_line
 from edgekd.recipe import TextTask
 from edgekd.step import Progress
 from edgekd.tasks.dataset import GOLDEN_SAMPLES, Dataset, Prepared, Split, rng_of
+from edgekd.tasks.labels import UNLABELLED
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 PADDING_NAMES = (PADDING, "<pad>", "<PAD>")
 TOKENIZER_FILE = "tokenizer.json"
+NONE = "-"
+"""Written where no label holds."""
 
 
 def tsv_folder(task: TextTask, *, names: Sequence[str] = ()) -> Dataset:
-    """Read `train.tsv` and `test.tsv` of the folder `task.data`: one `sentence<TAB>label` a line, no header.
+    """Read `train.tsv`, `test.tsv` and, if it is there, `validation.tsv` of the folder `task.data`.
 
-    Classes are the labels found, in sorted order, whole numbers by their value; `names` gives them readable names in
-    that order.
+    One `sentence<TAB>label` a line, no header; in train.tsv the label may be left out. Classes are the labels found, in
+    sorted order, whole numbers by their value; `names` gives them readable names in that order. For a multi-label task
+    a line has all labels that hold, between commas, or a `-` for none. For a regression it has its numbers between
+    commas, and `names` says what they are.
 
     Raises UsageError for a folder without these files, and for the first line that is not a sentence and a label.
     """
@@ -33,19 +38,57 @@ def tsv_folder(task: TextTask, *, names: Sequence[str] = ()) -> Dataset:
         raise UsageError("task.data: no folder given; add --set task.data=FOLDER with train.tsv and test.tsv in it")
     if not task.data.is_dir():
         raise UsageError(f"task.data: {task.data} is not a folder; point it at the folder with the TSV files")
-    rows = {name: _read_tsv(task.data / f"{name}.tsv") for name in ("train", "test")}
-    labels = _in_order({label for split in rows.values() for _, label, _ in split})
-    if names and len(names) != len(labels):
-        raise UsageError(f"task.args.names: {len(names)} names for the {len(labels)} labels {', '.join(labels)}")
+    files = {name: task.data / f"{name}.tsv" for name in ("train", "validation", "test")}
+    rows = {name: _read_tsv(file) for name, file in files.items() if name != "validation" or file.is_file()}
+    written = [label for split in rows.values() for _, label, _ in split if label]
+    if task.outputs == "regression":
+        found, encode = list(names), _numbers_of(len(names))
+    else:
+        several = task.outputs == "multi-label"
+        found = _in_order({part for label in written for part in (_parts(label) if several else [label])})
+        if names and len(names) != len(found):
+            raise UsageError(f"task.args.names: {len(names)} names for the {len(found)} labels {', '.join(found)}")
+        encode = _set_of(found) if several else _class_of(found)
 
     def split(name: str) -> Split:
         return Split(
             inputs=[sentence for sentence, _, _ in rows[name]],
-            labels=np.array([labels.index(label) for _, label, _ in rows[name]], dtype=np.int64),
+            labels=np.array([encode(label, f"{files[name]}, {place}") for _, label, place in rows[name]]),
             names=[place for _, _, place in rows[name]],
         )
 
-    return Dataset(split("train"), split("test"), tuple(names or labels))
+    return Dataset(
+        split("train"), split("test"), tuple(names or found), split("validation") if "validation" in rows else None
+    )
+
+
+def _class_of(classes: Sequence[str]) -> Callable[[str, str], Any]:
+    return lambda label, place: classes.index(label) if label else UNLABELLED
+
+
+def _set_of(names: Sequence[str]) -> Callable[[str, str], Any]:
+    def encode(label: str, place: str) -> list[int]:
+        held = _parts(label)
+        return [int(name in held) if label else UNLABELLED for name in names]
+
+    return encode
+
+
+def _numbers_of(count: int) -> Callable[[str, str], Any]:
+    def encode(label: str, place: str) -> list[float]:
+        try:
+            numbers = [float(part) for part in label.split(",")] if label else [np.nan] * count
+        except ValueError:
+            raise UsageError(f"{place}: '{label}' is not a number, or numbers between commas") from None
+        if len(numbers) != count:
+            raise UsageError(f"{place}: {len(numbers)} numbers; task.args.names has {count} names for them")
+        return numbers
+
+    return encode
+
+
+def _parts(label: str) -> list[str]:
+    return [part.strip() for part in label.split(",") if part.strip()] if label != NONE else []
 
 
 def _in_order(labels: Iterable[str]) -> list[str]:
@@ -58,7 +101,7 @@ def _read_tsv(file: Path) -> list[tuple[str, str, str]]:
     rows = []
     for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), start=1):
         sentence, tab, label = line.rpartition("\t")
-        if not tab or not sentence.strip() or not label.strip():
+        if not tab or not sentence.strip() or not (label.strip() or file.stem == "train"):
             raise UsageError(f"{file}, line {number}: not a sentence, a tab and a label")
         rows.append((sentence, label.strip(), f"line {number}"))
     return rows
@@ -70,6 +113,7 @@ def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: P
     Raises UsageError naming the split and the sample at fault, or if the tokenizer cannot be used.
     """
     train, test = check_sentences("train", data.train), check_sentences("test", data.test)
+    validation = None if data.validation is None else check_sentences("validation", data.validation)
     tokenizer = tokenizer_of(task, train)
     padding = padding_id(tokenizer)
     views = [encode(tokenizer, train)]
@@ -87,6 +131,7 @@ def prepare(task: TextTask, data: Dataset, rng: np.random.Generator, progress: P
         preprocessing=_describe(task, tokenizer, padding),
         vocabulary=_ids_of(tokenizer),
         app_files=(TOKENIZER_FILE,),
+        validation=None if validation is None else encode(tokenizer, validation),
     )
 
 

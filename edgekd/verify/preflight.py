@@ -3,14 +3,13 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from edgekd.artifact import Facts
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import kept
 from edgekd.errors import GateError
-from edgekd.export.card import Card
+from edgekd.export.card import Card, output_of
 from edgekd.export.formats import export_float, export_program
 from edgekd.models.build import Architecture, build, example_input
 from edgekd.readers import read_graph
@@ -19,7 +18,7 @@ from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import PreflightConfig
 from edgekd.tasks.dataset import pixel_range
-from edgekd.tasks.outline import Outline, outline
+from edgekd.tasks.outline import noise, outline
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.readback import read_back
 
@@ -33,17 +32,19 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
     does not have, GateError for operations beyond the target's limits.
     """
     deterministic(work.seed)
-    config, data = work.config, outline(work.config.task)
+    config, data = work.config, outline(work.config.task, work.seed)
     target, student = config.target, config.student
     architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
     module, example = build(architecture, "student"), example_input(architecture)
-    card = Card("preflight", data.labels, target.output, data.preprocessing)
+    output = output_of(target.output, data.outputs)
+    card = Card("preflight", data.labels, output, data.preprocessing, data.outputs)
     with TemporaryDirectory(prefix="edgekd-") as place:
         if target.precision in ("float32", "float16"):
             file = export_float(module, example, target.format, target.precision, Path(place), card)
             source, table = module, kept((), target.precision)
         else:
-            program = quantize(module, _noise(data, work.seed), None, pixel_range(data.preprocessing))
+            calibration = torch.from_numpy(noise(data, CALIBRATION_SAMPLES, work.seed))
+            program = quantize(module, calibration, None, pixel_range(data.preprocessing))
             file = export_program(program, target.format, target.precision, Path(place), card)
             source, table = program.frozen(stored=False), kept(program.table, target.precision)
         graph = read_graph(file)
@@ -54,11 +55,3 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
         check_coverage(target.coverage, found)
         size = sum(part.stat().st_size for part in Path(place).rglob("*") if part.is_file())
     return {"bytes": size, "ops": found.document()}
-
-
-def _noise(data: Outline, seed: int) -> torch.Tensor:
-    """Inputs of the right kind, shape (CALIBRATION_SAMPLES, ...)."""
-    random, shape = np.random.default_rng(seed), (CALIBRATION_SAMPLES, *data.input_shape)
-    if data.vocabulary is not None:
-        return torch.from_numpy(random.integers(0, data.vocabulary, shape, dtype=np.int32))
-    return torch.from_numpy(random.normal(size=shape).astype(np.float32))

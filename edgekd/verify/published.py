@@ -18,6 +18,7 @@ from edgekd.readers.graph import layout_changes
 from edgekd.runtimes import open_session, runtime_for
 from edgekd.runtimes.session import Session
 from edgekd.target import FORMATS
+from edgekd.verify.compare import STEEPEST
 from edgekd.verify.readback import read_back
 
 
@@ -45,7 +46,9 @@ def verify_published(folder: Path) -> dict[str, Any]:
             raise GateError(f"{folder / name}: missing; publish it again with edgekd build")
     steps = precision == "int8"
     try:
-        scale = output_scale(table) / (1 if output["meaning"].startswith("logits") else 2) if steps else 1.0
+        kind, chances = manifest.get("outputs", "classification"), output["meaning"].startswith("probabilities")
+        steepest = STEEPEST[kind] if chances else 1.0
+        scale = output_scale(table) * steepest if steps else 1.0
         limit, target = float(limits["max_lsb" if steps else "max_abs_diff"]), str(manifest["target"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise _foreign(folder, error) from error

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import re
@@ -69,9 +70,10 @@ def refusal(folder: Path, data: Dataset | None = None, **settings: Any) -> str:
     return str(caught.value)
 
 
-def tsv(folder: Path, train: str, test: str = "good\t1\nbad\t0\n") -> TextTask:
-    (folder / "train.tsv").write_text(train, encoding="utf-8")
-    (folder / "test.tsv").write_text(test, encoding="utf-8")
+def tsv(folder: Path, train: str, test: str = "good\t1\nbad\t0\n", validation: str | None = None) -> TextTask:
+    for name, text in (("train", train), ("test", test), ("validation", validation)):
+        if text is not None:
+            (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
     return task(data=folder)
 
 
@@ -103,15 +105,53 @@ def test_another_number_of_names_is_refused_with_the_labels(names: list[str], tm
         tsv_folder(tsv(tmp_path, "a\t1\nb\t0\n"), names=names)
 
 
-@pytest.mark.parametrize(
-    "line", ["no label", "no label\t", "no label\t  ", "\t1", "   \t1", "", "\t"], ids=lambda line: repr(line)
-)
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("line", ["no label", "\t1", "   \t1", "", "\t"], ids=lambda line: repr(line))
+@pytest.mark.parametrize("split", ["train", "test", "validation"])
 def test_a_line_that_is_not_one_is_named(split: str, line: str, tmp_path: Path) -> None:
     lines = {"train": "a\t1\nb\t0\n", "test": "a\t1\nb\t0\n"}
     lines[split] = f"a\t1\n{line}\nb\t0\n"
     with pytest.raises(UsageError, match=rf"{split}\.tsv, line 2: not a sentence, a tab and a label"):
         tsv_folder(tsv(tmp_path, **lines))
+
+
+@pytest.mark.parametrize("line", ["no label\t", "no label\t  "], ids=lambda line: repr(line))
+def test_only_a_training_line_may_lack_its_label(line: str, tmp_path: Path) -> None:
+    data = tsv_folder(tsv(tmp_path, f"a\t1\n{line}\nb\t0\n"))
+    assert data.train.labels.tolist() == [1, -1, 0]
+    for split in ("test", "validation"):
+        with pytest.raises(UsageError, match=rf"{split}\.tsv, line 1: not a sentence, a tab and a label"):
+            tsv_folder(tsv(tmp_path, "a\t1\nb\t0\n", **{split: line}))
+
+
+def test_a_validation_file_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    assert tsv_folder(tsv(tmp_path, "a\t1\nb\t0\n")).validation is None
+    data = tsv_folder(tsv(tmp_path, "a\t1\nb\t0\n", validation="c\t1\n"))
+    assert data.validation is not None
+    assert (list(data.validation.inputs), data.validation.labels.tolist()) == (["c"], [1])
+
+
+def test_a_line_may_have_several_labels_or_none(tmp_path: Path) -> None:
+    lines = "a\tsad, long\nb\tlong\nc\t-\nd\t\ne\tangry\n"
+    data = tsv_folder(dataclasses.replace(tsv(tmp_path, lines, "f\tsad\n"), kind="text-multi-label"))
+    assert data.labels == ("angry", "long", "sad")
+    assert data.train.labels.tolist() == [[0, 1, 1], [0, 1, 0], [0, 0, 0], [-1, -1, -1], [1, 0, 0]]
+
+
+def test_a_line_may_have_numbers(tmp_path: Path) -> None:
+    task = dataclasses.replace(tsv(tmp_path, "a\t0.5, -2\nb\t\n", "c\t1e3,4\n"), kind="text-regression")
+    data = tsv_folder(task, names=["stars", "anger"])
+    assert data.labels == ("stars", "anger")
+    np.testing.assert_array_equal(data.train.labels, [[0.5, -2], [np.nan, np.nan]])
+    assert data.test.labels.tolist() == [[1000, 4]]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("a\tfour", "'four' is not a number"), ("a\t1,2,3", "3 numbers; task.args.names has 1 names")]
+)
+def test_a_line_without_its_numbers_is_named(line: str, words: str, tmp_path: Path) -> None:
+    task = dataclasses.replace(tsv(tmp_path, f"b\t1\n{line}\n", "c\t1\n"), kind="text-regression")
+    with pytest.raises(UsageError, match=rf"train\.tsv, line 2: {words}"):
+        tsv_folder(task, names=["stars"])
 
 
 @pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0b", "\x0c", "\x1e"], ids=ascii)

@@ -197,7 +197,9 @@ def work(tmp_path: Path) -> Work[VerifyConfig]:
         "program": artifact(places["program"], accuracy=1.0),
         "student": artifact(places["student"], accuracy=1.0, macs=1000),
         "teacher": artifact(places["student"], accuracy=1.0, macs=1000),
-        "data": artifact(places["data"], preprocessing={"input": "features"}),
+        "data": artifact(
+            places["data"], preprocessing={"input": "features"}, outputs="classification", labels=list(FEATURES.labels)
+        ),
     }
     return Work(config, artifacts, places["out"], 0)
 

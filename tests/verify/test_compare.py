@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from edgekd.errors import GateError, UsageError
 from edgekd.models.evaluate import predict
 from edgekd.runtimes.session import channels_last
 from edgekd.verify import parity
-from edgekd.verify.compare import compare, compare_outputs
+from edgekd.verify.compare import as_logits, compare, compare_answers, compare_outputs
 from tests.export.small import quantized, samples
 
 EXPECTED = np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0], [0.0, 5.0, 1.0], [0.5, 0.25, 0.0]], dtype=np.float32)
@@ -159,3 +160,85 @@ def test_images_are_handed_over_channels_last(shape: tuple[int, int, int]) -> No
 def test_what_is_not_an_image_is_handed_over_as_it_is() -> None:
     rows = np.arange(12).reshape(2, 6)
     np.testing.assert_array_equal(channels_last(rows), rows)
+
+
+SETS = np.array([[1.0, -2.0, 3.0], [-4.0, -1.0, 0.5], [0.25, 0.5, -1.0]], dtype=np.float32)
+
+
+def test_sets_of_labels_agree_where_each_label_does() -> None:
+    found = SETS.copy()
+    found[1, 2], found[2, 1] = -0.25, 9.0
+    result = compare(SETS, found, 0.25, "multi-label")
+    assert result.disagreeing == (1,)
+    assert result.max_lsb == 34.0
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+
+
+def test_probabilities_of_labels_are_compared_with_the_sigmoid_of_the_logits() -> None:
+    result = compare_outputs(SETS, sigmoid(SETS), 0.5, "probabilities", "multi-label")
+    assert result.agreement == 1.0
+    assert result.max_abs_diff < 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_labels_that_are_some_steps_off_never_count_as_more(steps: int) -> None:
+    random, step = np.random.default_rng(0), 0.04
+    logits = random.normal(0, 2, (400, 5)).astype(np.float32)
+    off = random.choice([-steps, steps], (400, 5)) * step
+    result = compare_outputs(logits, sigmoid(logits + off), step, "probabilities", "multi-label")
+    assert result.max_lsb is not None
+    assert steps / 2 < result.max_lsb <= steps
+    assert set(result.disagreeing) == set(np.flatnonzero(((logits > 0) != (logits + off > 0)).any(axis=1)))
+
+
+def test_large_logits_of_labels_have_finite_probabilities() -> None:
+    logits = np.array([[1e4, -1e4]], dtype=np.float32)
+    result = compare_outputs(logits, np.array([[1.0, 0.0]], dtype=np.float32), 0.5, "probabilities", "multi-label")
+    assert (result.agreement, result.max_abs_diff) == (1.0, 0.0)
+
+
+NUMBERS = np.array([[0.0, 100.0], [50.0, 101.0], [100.0, 102.0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize(("off", "agrees"), [((0.9, 0.0), True), ((1.1, 0.0), False), ((0.0, 0.03), False)])
+def test_numbers_agree_within_one_percent_of_their_own_range(off: tuple[float, float], agrees: bool) -> None:
+    found = NUMBERS.copy()
+    found[1] += off
+    assert compare(NUMBERS, found, 0.0, "regression").disagreeing == (() if agrees else (1,))
+
+
+def test_numbers_agree_within_one_step() -> None:
+    found = NUMBERS + np.array([0.0, 0.4], dtype=np.float32)
+    assert compare(NUMBERS, found, 0.4, "regression").agreement == 1.0
+    assert compare(NUMBERS, found, 0.3, "regression").agreement == 0.0
+
+
+def test_numbers_have_no_probabilities() -> None:
+    assert compare_outputs(NUMBERS, NUMBERS, 0.5, "numbers", "regression") == compare(
+        NUMBERS, NUMBERS, 0.5, "regression"
+    )
+
+
+@pytest.mark.parametrize("outputs", ["multi-label", "regression"])
+def test_answers_of_each_kind_that_are_not_finite_are_told(outputs: str) -> None:
+    found = SETS.copy()
+    found[2, 0] = np.nan
+    with pytest.raises(GateError, match="exported file answers NaN or infinity for test sample 2"):
+        compare(SETS, found, 0.5, outputs)
+
+
+@pytest.mark.parametrize(("outputs", "chances"), [("classification", softmax), ("multi-label", sigmoid)])
+def test_logits_come_back_from_probabilities(outputs: str, chances: Callable[[np.ndarray], np.ndarray]) -> None:
+    logits = as_logits(chances(EXPECTED), outputs)
+    np.testing.assert_allclose(chances(logits), chances(EXPECTED), atol=1e-6)
+
+
+def test_two_machines_agree_on_probabilities_as_on_logits() -> None:
+    here, there = sigmoid(SETS), sigmoid(SETS)
+    there[0, 1] = 0.51
+    result = compare_answers(here, there, 0.0, "probabilities", "multi-label")
+    assert result.disagreeing == (0,)
+    assert result.max_abs_diff == pytest.approx(abs(0.51 - float(here[0, 1])))

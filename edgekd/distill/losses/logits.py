@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from edgekd.distill.losses.loss import UNLABELLED, Loss, Signals, both_outputs, mean_of_known
+from edgekd.distill.losses.loss import UNLABELLED, Loss, Signals, both_outputs, how_many, mean_of_known
 from edgekd.distill.schedules import Number, at
 
 FLAT = 1e-6
@@ -20,7 +20,7 @@ def hard() -> Loss:
 
     def compute(signals: Signals) -> torch.Tensor:
         total = F.cross_entropy(signals.student, signals.labels, ignore_index=UNLABELLED, reduction="sum")
-        return total / (signals.labels != UNLABELLED).sum().clamp(min=1)
+        return total / how_many(signals.labels != UNLABELLED, signals.labelled)
 
     return Loss(compute)
 
@@ -142,7 +142,8 @@ def dkd(alpha: float, beta: float, temperature: Number) -> Loss:
         tckd = p.exp() * (p - q) + p_rest.exp() * (p_rest - q_rest)
         nckd = (p_others.exp() * (p_others - q_others)).masked_fill(target, 0.0).sum(dim=1)
         scale = at(temperature, signals.progress) ** 2
-        return scale * mean_of_known(alpha * tckd + beta * nckd, signals.labels != UNLABELLED)
+        each = alpha * tckd + beta * nckd
+        return scale * mean_of_known(each, signals.labels != UNLABELLED, signals.labelled)
 
     return Loss(compute, needs_teacher=True)
 

@@ -22,6 +22,9 @@ class Signals:
     Regression: float, shaped like the outputs, NaN where there is none.
     student_taps, teacher_taps: outputs of tapped layers, by module path.
     progress: share of the training that is done, 0 to 1, for what is annealed.
+    labelled: where the batch is one of several parts of a larger one, labels to a sample in the larger one: a mean over
+    labels divides by this times the samples of the part, so that the mean of the parts, weighted by their samples, is
+    that of the larger one.
     learned: the module that the loss itself built (`Loss.build`).
     """
 
@@ -31,6 +34,7 @@ class Signals:
     student_taps: Mapping[str, torch.Tensor] = field(default_factory=dict)
     teacher_taps: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: float = 0.0
+    labelled: float | None = None
     learned: nn.Module | None = None
 
 
@@ -68,6 +72,19 @@ def require_same_shape(one: torch.Tensor, other: torch.Tensor, name: str, other_
         raise UsageError(f"{name} have shape {tuple(one.shape)}, {other_name} {tuple(other.shape)}; they must be equal")
 
 
-def mean_of_known(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """The mean of the values that are known, a mask of the same shape; 0 with zero gradients where none is."""
-    return values.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+def known(labels: torch.Tensor) -> torch.Tensor:
+    """Which labels are there: a mask of their shape. Numbers, of a regression, are not where they are NaN."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != UNLABELLED
+
+
+def mean_of_known(values: torch.Tensor, mask: torch.Tensor, labelled: float | None = None) -> torch.Tensor:
+    """The mean of the values under a mask of the same shape; 0 with zero gradients where it is empty.
+
+    labelled: see `Signals`, for a mask of labels.
+    """
+    return values.masked_fill(~mask, 0.0).sum() / how_many(mask, labelled)
+
+
+def how_many(mask: torch.Tensor, labelled: float | None) -> torch.Tensor | float:
+    """What a mean over the labels under a mask divides by, 1 instead of 0. labelled: see `Signals`."""
+    return mask.sum().clamp(min=1) if labelled is None else (len(mask) * labelled or 1.0)

@@ -21,7 +21,7 @@ def hard_binary() -> Loss:
         require_same_shape(student, labels, "the student's outputs", "the labels")
         targets = labels.clamp(min=0).to(student.dtype)
         each = F.binary_cross_entropy_with_logits(student, targets, reduction="none")
-        return mean_of_known(each, labels != UNLABELLED)
+        return mean_of_known(each, labels != UNLABELLED, signals.labelled)
 
     return Loss(compute)
 
@@ -70,7 +70,7 @@ def _to_labels(signals: Signals, difference: Callable[..., torch.Tensor]) -> tor
     student, labels = signals.student, signals.labels
     require_same_shape(student, labels, "the student's outputs", "the labels")
     each = difference(student, labels.nan_to_num().to(student.dtype), reduction="none")
-    return mean_of_known(each, ~labels.isnan())
+    return mean_of_known(each, ~labels.isnan(), signals.labelled)
 
 
 def output_mse() -> Loss:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekd.processes import check_others
 from edgekd.step import Progress
 
 SIZE = 256
@@ -72,7 +73,8 @@ def fill(
 def assemble(blocks: Sequence[Block], folder: Path, files: Mapping[str, tuple[Path, tuple[int, ...]]]) -> None:
     """Write the blocks of each split into one .npy file, float32, of the shape given, which is mapped to memory.
 
-    The shape ends with (samples, outputs). Waits for blocks that other processes compute.
+    The shape ends with (samples, outputs). Waits for blocks that other processes compute; raises RuntimeError if one of
+    these fails meanwhile.
     """
     maps = {
         split: np.lib.format.open_memmap(file, "w+", np.float32, shape)  # type: ignore[no-untyped-call]
@@ -80,6 +82,7 @@ def assemble(blocks: Sequence[Block], folder: Path, files: Mapping[str, tuple[Pa
     }
     for block in blocks:
         while not block.file(folder).exists():
+            check_others()
             time.sleep(PATIENCE)
         views = maps[block.split].reshape(-1, *maps[block.split].shape[-2:])
         views[block.view, block.start : block.stop] = np.load(block.file(folder))

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekd.artifact import Artifact, Facts
+from edgekd.artifact import Facts
 from edgekd.distill.distiller import Distiller, supervised
-from edgekd.distill.examples import load_examples
+from edgekd.distill.examples import load_examples, load_validation
+from edgekd.distill.logs import keep
 from edgekd.distill.steps import architecture_for
 from edgekd.distill.teachers.blocks import Process, assemble, blocks_of, fill, this_process
 from edgekd.distill.teachers.opening import opened
@@ -15,11 +16,12 @@ from edgekd.distill.teachers.samples import Samples
 from edgekd.distill.trainer import fit
 from edgekd.models.build import build, example_input, load_weights, parameter_count, save_module
 from edgekd.models.cost import macs
-from edgekd.models.evaluate import correct_share, load_array, predict
+from edgekd.models.evaluate import load_array, predict, quality_of
 from edgekd.recipe import TorchTeacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import TeacherConfig
+from edgekd.tasks.labels import check_taught
 
 
 def train_teacher(work: Work[TeacherConfig]) -> Facts:
@@ -61,7 +63,18 @@ def _train(work: Work[TeacherConfig], teacher: TorchTeacher) -> Facts:
     if teacher.weights is not None:
         load_weights(module, teacher.weights, "teacher")
     if teacher.train is not None:
-        fit(Distiller(module, None, supervised()), load_examples(data), teacher.train, work.seed, work.progress)
+        examples, outputs = load_examples(data), data.facts["outputs"]
+        check_taught(examples.labels.numpy(), outputs, data.facts["labels"])
+        fit(
+            Distiller(module, None, supervised(outputs)),
+            examples,
+            teacher.train,
+            work.seed,
+            work.progress,
+            validation=load_validation(data),
+            folder=work.scratch,
+        )
+        keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
     np.save(work.out / "test.npy", predict(module, load_array(data.file("test_inputs.npy"))))
     return _facts(work, architecture.model, parameter_count(module), macs(module, example_input(architecture)))
@@ -94,9 +107,5 @@ def _answer(work: Work[TeacherConfig], splits: Sequence[str]) -> int | None:
 
 
 def _facts(work: Work[TeacherConfig], model: str, params: int | None, operations: int | None) -> Facts:
-    outputs, data = np.load(work.out / "test.npy"), work.inputs["data"]
-    return {"model": model, "params": params, "macs": operations, "accuracy": _accuracy(outputs, data)}
-
-
-def _accuracy(outputs: np.ndarray, data: Artifact) -> float:
-    return correct_share(outputs, np.load(data.file("test_labels.npy")))
+    quality = quality_of(np.load(work.out / "test.npy"), work.inputs["data"])
+    return {"model": model, "params": params, "macs": operations, **quality}
