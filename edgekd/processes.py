@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-NAME, FAILED = "edgekd", "failed"
-"""Where in the key-value store the processes speak, and what one that failed says there."""
 PATIENCE_SECONDS = 10.0
 """How long a process that failed gives the leader to fail alike, and the leader the others to take note of its end."""
 POLL_SECONDS = 0.02
@@ -52,16 +50,15 @@ def join() -> "Crew | None":
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes == 1:
         return None
-    return Crew(state.process_index, state.num_processes, PrefixStore(NAME, _get_default_store()))
+    return Crew(state.process_index, state.num_processes, PrefixStore("edgekd", _get_default_store()))
 
 
-def check_others() -> None:
-    """For a process that waits for others without a collective: raises RuntimeError, as one does, if one has failed."""
+def meet() -> None:
+    """Wait for the other processes of this launch, if there are any; raises RuntimeError if one of them is gone."""
     from torch import distributed
-    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-    if distributed.is_initialized() and PrefixStore(NAME, _get_default_store()).check([FAILED]):
-        raise RuntimeError("another process of this launch has failed")
+    if distributed.is_initialized():
+        distributed.barrier()
 
 
 def leave(code: int) -> NoReturn:
@@ -131,12 +128,12 @@ class Crew:
     def fail(self, message: str, code: int) -> None:
         """The others: this process alone has failed, and will be gone."""
         with contextlib.suppress(RuntimeError):
-            self.store.set(FAILED, f"{code} {message}")
+            self.store.set("failed", f"{code} {message}")
 
     def cause(self, error: RuntimeError) -> Exception:
         """The leader: why a step that runs in all processes failed, where another one is at fault; else the error."""
-        if self._said(FAILED):
-            code, _, message = self.store.get(FAILED).decode().partition(" ")
+        if self._said("failed"):
+            code, _, message = self.store.get("failed").decode().partition(" ")
             failure = EdgekdError(message)
             failure.exit_code = int(code)
             return failure
