@@ -53,6 +53,14 @@ def join() -> "Crew | None":
     return Crew(state.process_index, state.num_processes, PrefixStore("edgekd", _get_default_store()))
 
 
+def meet() -> None:
+    """Wait for the other processes of this launch, if there are any; raises RuntimeError if one of them is gone."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
 def leave(code: int) -> NoReturn:
     """End this process at once: an orderly end could wait for a collective whose other side has gone."""
     for stream in (sys.stdout, sys.stderr):

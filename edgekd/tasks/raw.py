@@ -30,7 +30,7 @@ class RawSamples:
 
 def splits_of(data: Dataset) -> dict[str, Split]:
     """The splits that there are, by name."""
-    found: dict[str, Split | None] = {name: getattr(data, name, None) for name in ("train", "validation", "test")}
+    found = {"train": data.train, "validation": data.validation, "test": data.test}
     return {name: split for name, split in found.items() if split is not None}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekd.processes import meet
 from edgekd.step import Progress
 
 SIZE = 256
@@ -60,12 +61,19 @@ def this_process() -> Process:
 def fill(
     blocks: Sequence[Block], folder: Path, compute: Callable[[Block], np.ndarray], process: Process, progress: Progress
 ) -> None:
-    """Compute this process's share of the blocks that are not in the folder yet. Results are float32 (n, outputs)."""
-    mine = [block for block in blocks[process.rank :: process.world] if not block.file(folder).exists()]
-    done, total = 0, sum(block.stop - block.start for block in mine)
-    for block in mine:
-        _write(block.file(folder), compute(block))
-        done += block.stop - block.start
+    """Compute this process's share of the blocks that are not in the folder yet. Results are float32 (n, outputs).
+
+    The processes of a launch take one block each and meet: nobody computes on for one that has failed.
+    """
+    done, total = 0, sum(block.stop - block.start for block in blocks)
+    for first in range(0, len(blocks), process.world):
+        turn = blocks[first : first + process.world]
+        for block in turn[process.rank : process.rank + 1]:
+            if not block.file(folder).exists():
+                _write(block.file(folder), compute(block))
+        if process.world > 1:
+            meet()
+        done += sum(block.stop - block.start for block in turn)
         progress(done, total, "samples")
 
 

@@ -55,7 +55,7 @@ class Samples:
         self.data, self._task, self._seed = data, task, seed
         self.facts = data.facts
         self.labels: tuple[str, ...] = tuple(data.facts["labels"])
-        self.outputs: Outputs = data.facts.get("outputs", "classification")
+        self.outputs: Outputs = data.facts["outputs"]
         files = {split: f"{split}_inputs.npy" for split in SPLITS}
         self._inputs = {
             split: np.load(data.file(name), mmap_mode="r") for split, name in files.items() if name in data.files

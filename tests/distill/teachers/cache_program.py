@@ -1,10 +1,12 @@
 """Caches a slow program's answers: `cache_program OUT SCRATCH LOG MODE`, for tests that kill it or run it twice."""
 
+import os
 import sys
 from pathlib import Path
 
 from edgekd.distill.teacher_config import Command
 from edgekd.distill.teachers.steps import cache_outputs
+from edgekd.processes import join
 from edgekd.step import Work
 from edgekd.step_configs import TeacherConfig
 from tests.distill.teachers import answering_program
@@ -25,4 +27,6 @@ def cache(out: Path, scratch: Path | None, log: Path, mode: str) -> None:
 
 
 if __name__ == "__main__":
+    if "MASTER_ADDR" in os.environ:
+        join()
     cache(*(Path(argument) for argument in sys.argv[1:4]), sys.argv[4])

@@ -1,7 +1,9 @@
 """The steps of a teacher, from a recipe to a student that has learned from it."""
 
+import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from edgekd.distill.teachers.blocks import SIZE
 from edgekd.distill.teachers.steps import cache_outputs, train_teacher
 from edgekd.errors import UsageError
 from edgekd.keys import Fingerprints
-from edgekd.plan import Plan, make_plan
+from edgekd.plan import OBJECTIVE, Plan, make_plan
 from edgekd.recipe import Distillation, Quantization, Recipe, Student, Task, Training
 from edgekd.step import Work
 from edgekd.step_configs import TeacherConfig
@@ -254,6 +256,21 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("dead", [0, 1])
+def test_processes_of_a_launch_do_not_go_on_without_each_other(dead: int, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        program(tmp_path / f"{rank}", "dies" if rank == dead else "right", RANK=f"{rank}", **address)
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [1, 1]
+    assert len(list((tmp_path / f"{1 - dead}" / "log").iterdir())) == 2
+    cache(tmp_path / "again", tmp_path / "scratch", tmp_path / "log", "right")
+    assert len(list((tmp_path / "log").iterdir())) == BLOCKS - 3
+
+
 def test_a_torch_module_is_cached_as_before(tmp_path: Path) -> None:
     training = Training(epochs=1, batch_size=64)
     teacher = {"model": "ds_cnn", "args": {"width": 8, "blocks": 1}, "train": training}
@@ -262,6 +279,30 @@ def test_a_torch_module_is_cached_as_before(tmp_path: Path) -> None:
     assert facts["params"] > 0
     assert facts["macs"] > 0
     assert np.load(artifacts["outputs"].file("test.npy")).shape == (TEST, 3)
+
+
+@pytest.mark.parametrize(
+    ("distill", "words"),
+    [
+        ({"losses": ({"kind": "hint", "student_layer": "stem", "teacher_layer": "stem"},)}, "'hint' looks into layers"),
+        ({"online": True}, "distill.online"),
+    ],
+)
+def test_layers_of_what_only_answers_cannot_be_looked_into(
+    distill: Mapping[str, Any], words: str, tmp_path: Path
+) -> None:
+    recipe = recipe_of({"kind": "onnx", "file": tmp_path / "teacher.onnx"})
+    recipe = dataclasses.replace(recipe, distill=Distillation(train=recipe.distill.train, **distill))
+    with pytest.raises(UsageError) as error:
+        plan_of(recipe, tmp_path)
+    assert words in str(error.value)
+    assert "a teacher of the kind 'onnx' gives its outputs only" in str(error.value)
+
+
+def test_an_objective_is_tried_without_what_only_answers(tmp_path: Path) -> None:
+    plan = plan_of(recipe_of(onnx_teacher(tmp_path / "teacher.onnx", good())), tmp_path)
+    artifacts = run(plan, tmp_path, [OBJECTIVE])
+    assert artifacts[OBJECTIVE].facts["losses"] == ["hard", "soft"]
 
 
 def test_a_teacher_that_does_not_fit_is_refused_by_its_first_step(tmp_path: Path) -> None:
