@@ -13,9 +13,9 @@ from torch import nn
 from edgekd.config import read_config
 from edgekd.distill import Distiller, Objective, losses, supervised
 from edgekd.distill.balance import DynamicAverage, Uncertainty
-from edgekd.distill.config import REFUSED, LossTable, ObjectiveConfig, Outputs
+from edgekd.distill.config import REFUSED, LossTable, ObjectiveConfig, Outputs, short_form
 from edgekd.distill.losses import Loss, Signals
-from edgekd.distill.objectives import build_objective, default_objective
+from edgekd.distill.objectives import build_objective
 from edgekd.errors import UsageError
 from tests.distill.losses.every import built, signals
 
@@ -168,7 +168,7 @@ def test_each_kind_of_output_learns_from_labels_and_teacher(outputs: Outputs, ha
     labels = {"classification": numbers.argmax(1), "multi-label": (numbers > 0).long(), "regression": numbers}[outputs]
     given = Signals(student, labels, teacher)
     expected = 0.75 * hard.compute(given) + 0.25 * soft.compute(given)
-    objective = default_objective(outputs, 3.0, 0.25)
+    objective = build_objective(short_form(None if outputs == "regression" else 3.0, 0.25, outputs), outputs)
     found, _ = Distiller(nn.Identity(), None, objective)(student, labels, teacher)
     torch.testing.assert_close(found, expected)
     alone, _ = Distiller(nn.Identity(), None, supervised(outputs))(student, labels)
