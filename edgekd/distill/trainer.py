@@ -23,6 +23,7 @@ from edgekd.distill.losses.loss import known
 from edgekd.distill.optimization import make_optimizer, make_schedule
 from edgekd.errors import GateError, UsageError
 from edgekd.keys import digest
+from edgekd.quiet import quiet
 from edgekd.recipe import Training
 from edgekd.step import Progress, silent
 
@@ -113,7 +114,8 @@ class _Trainer:
         self.planned = training.epochs * self.steps.count
         optimizer = make_optimizer(distiller, training)
         self.schedule = make_schedule(optimizer, training, self.planned)
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        # Only a scaler needs accelerate's own optimizer, which looks for optional packages at each step.
+        self.optimizer = optimizer if accelerator.scaler is None else accelerator.prepare_optimizer(optimizer)
         self.parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         self.random = torch.Generator().manual_seed(seed)
         if self.rank:
@@ -151,16 +153,17 @@ class _Trainer:
         for share in shares:
             batch = gather(self.examples, share.samples, drawn.views[share.samples], self.accelerator.device)
             with nullcontext() if share is shares[-1] else self.accelerator.no_sync(self.model):
-                loss, parts = self.model(
-                    batch.inputs, batch.labels, batch.teacher, at.total / self.planned, share.labelled
-                )
+                with nullcontext() if at.total or self.processes == 1 else quiet():  # torch's advice on a first batch
+                    loss, parts = self.model(
+                        batch.inputs, batch.labels, batch.teacher, at.total / self.planned, share.labelled
+                    )
                 self.accelerator.backward(loss * (share.weight / len(shares)))
             self._add(loss, parts, len(share.samples))
         if training.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.parameters, training.max_grad_norm)
         self.rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
-        if not self.optimizer.step_was_skipped:
+        if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
             if at.average is not None and training.ema is not None:
                 ema.update(at.average, self.distiller.student, training.ema)
