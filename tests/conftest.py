@@ -14,6 +14,7 @@ QUICK = (
     "task.augment.views=2",
     "teacher.train.epochs=3",
     "distill.train.epochs=6",
+    "distill.train.checkpoint_every=10",
     "quantize.train.epochs=1",
     "quantize.calibration_samples=64",
     "measure.protocol=rapid",

@@ -62,5 +62,5 @@ def refuse(crew: Crew | None) -> Result:
 
 
 if __name__ == "__main__":
-    processes.PATIENCE_SECONDS = 1.5
+    processes.PATIENCE_SECONDS = 4.0
     cli._run_in_all(refuse if sys.argv[1] == "both refuse" else lead, follow, as_json=False, debug=False)

@@ -1,41 +1,10 @@
 """Launches of two: who speaks, and how all end where one fails."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from edgekd import processes
 from tests.conftest import Run
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def launch(case: str, count: int = 2) -> list[Run]:
-    """Start the processes of a launch as torchrun does; what came of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(count):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        environment = {name: str(value) for name, value in variables.items()}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.crew", case],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    outputs = [process.communicate(timeout=120) for process in started]
-    return [Run(process.returncode, *output) for process, output in zip(started, outputs, strict=True)]
+from tests.launch import launch
 
 
 def lines(run: Run) -> list[str]:
@@ -43,7 +12,7 @@ def lines(run: Run) -> list[str]:
 
 
 def test_the_leader_alone_speaks() -> None:
-    leader, follower = launch("second")
+    leader, follower = launch("tests.crew", ["second"], count=2)
     assert (leader.code, follower.code) == (0, 0)
     assert (leader.stdout, follower.stdout) == ("done\n", "")
 
@@ -58,7 +27,7 @@ def test_the_leader_alone_speaks() -> None:
     ],
 )
 def test_all_end_with_the_code_of_a_leader_that_fails(case: str, code: int, message: str) -> None:
-    leader, follower = launch(case)
+    leader, follower = launch("tests.crew", [case], count=2)
     assert (leader.code, follower.code) == (code, code)
     assert lines(leader) == [message]
     assert lines(follower) == []
@@ -66,14 +35,14 @@ def test_all_end_with_the_code_of_a_leader_that_fails(case: str, code: int, mess
 
 
 def test_all_end_with_the_code_of_one_that_fails_alone() -> None:
-    leader, follower = launch("follower fails")
+    leader, follower = launch("tests.crew", ["follower fails"], count=2)
     assert (leader.code, follower.code) == (2, 2)
     assert lines(leader) == lines(follower) == ["edgekd: the follower's folder is full"]
 
 
 @pytest.mark.parametrize("case", ["follower dies", "leader dies"])
 def test_nobody_waits_for_the_dead(case: str) -> None:
-    runs = launch(case)
+    runs = launch("tests.crew", [case], count=2)
     dead, other = reversed(runs) if case == "follower dies" else runs
     assert dead.code == -9
     assert other.code == 1

@@ -118,6 +118,7 @@ class _Trainer:
         self.optimizer = optimizer if accelerator.scaler is None else accelerator.prepare_optimizer(optimizer)
         self.parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         self.random = torch.Generator().manual_seed(seed)
+        self.drawn_from = self.random.get_state()
         if self.rank:
             torch.manual_seed(seed + self.rank)
         averaged = None if training.ema is None else ema.copy_of(ema.weights_of(distiller.student))
@@ -142,6 +143,7 @@ class _Trainer:
                 if at.total % training.checkpoint_every == 0 and at.total < self.planned:
                     self._save()
             self._end_epoch(progress)
+        self._require_finite_weights()
         kept = at.average if at.best is None else at.best
         if kept is not None:
             self.distiller.student.load_state_dict(kept, strict=False)
@@ -189,14 +191,18 @@ class _Trainer:
             means = (total / at.samples).tolist()
         else:
             means = (at.sums / at.samples).tolist()
-        self._require_finite(means[0], "loss")
+        self._require_finite(means[0], "the loss")
         return dict(zip(self.names, means, strict=True))
 
     def _require_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
-            raise GateError(
-                f"training diverged in epoch {self.at.epoch + 1}: the {what} is {value}; lower learning_rate"
-            )
+            raise GateError(f"training diverged in epoch {self.at.epoch + 1}: {what} is {value}; lower learning_rate")
+
+    def _require_finite_weights(self) -> None:
+        """The loss is that of the weights before a step."""
+        for parameter in self.parameters:
+            if not parameter.isfinite().all():
+                self._require_finite(math.nan, "a weight")
 
     def _end_epoch(self, progress: Progress) -> None:
         at = self.at
@@ -217,13 +223,13 @@ class _Trainer:
         self.distiller.eval()
         with ema.averaged(self.distiller.student, at.average), torch.no_grad():
             rows = torch.arange(self.rank, count, self.processes)
-            for samples in torch.split(rows, max(1, self.training.batch_size // self.processes)):
+            for samples in torch.split(rows, self.training.batch_size // self.processes) if len(rows) else ():
                 batch = gather(validation, samples, torch.zeros_like(samples), self.accelerator.device)
                 done = at.total / self.planned
                 loss, _ = self.distiller(batch.inputs, batch.labels, batch.teacher, done, labelled)
                 total += len(samples) * loss
             mean: float = self.accelerator.reduce(total, "sum").item() / count
-            self._require_finite(mean, "validation loss")
+            self._require_finite(mean, "the validation loss")
             at.waited += 1
             if mean < at.smallest:
                 at.smallest, at.waited = mean, 0
@@ -267,6 +273,7 @@ class _Trainer:
         if self.folder is None:
             return
         self._means()
+        self._require_finite_weights()
         states = gather_object([checkpoints.random_state()])
         if not self.accelerator.is_main_process:
             return

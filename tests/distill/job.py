@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,7 @@ from edgekd.distill.examples import Examples
 from edgekd.distill.trainer import fit
 from edgekd.models.text_encoder import text_encoder
 from edgekd.recipe import Training
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launch import launch
 
 
 @dataclass
@@ -97,25 +94,9 @@ class _Death:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def launch(job: Job, processes: int = 1) -> list[int]:
-    """Run a job in processes of their own; their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(processes):
-        several = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(several if processes > 1 else {})}
-        command = [sys.executable, "-m", "tests.distill.job", json.dumps(dataclasses.asdict(job))]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
-    return [process.wait() for process in started]
+def run_apart(job: Job, processes: int = 1) -> list[int]:
+    """Run a job in processes of its own; their exit codes."""
+    return [run.code for run in launch("tests.distill.job", [json.dumps(dataclasses.asdict(job))], processes)]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from edgekd.distill.trainer import fit
 from edgekd.errors import GateError, UsageError
 from edgekd.models.ds_cnn import ds_cnn
 from edgekd.recipe import Training
-from tests.distill.job import Job, launch, make_student, run
+from tests.distill.job import Job, make_student, run, run_apart
 
 
 def blobs(count: int = 64, views: int = 2) -> Examples:
@@ -153,6 +153,11 @@ def test_training_stops_at_inputs_that_are_not_numbers() -> None:
 def test_training_stops_when_it_diverges() -> None:
     with pytest.raises(GateError, match="learning_rate"):
         trained(network(), 0, learning_rate=1e30)
+
+
+def test_a_last_step_that_leaves_no_numbers_is_a_divergence() -> None:
+    with pytest.raises(GateError, match="a weight is nan"):
+        fitted_slope(epochs=1, learning_rate=3e38)
 
 
 def test_progress_counts_steps_and_names_the_parts_of_the_loss() -> None:
@@ -463,10 +468,10 @@ def test_killed_inside_an_epoch_it_goes_on_to_the_same_weights(tmp_path: Path) -
         folder=str(tmp_path),
         result=str(tmp_path / "w.pt"),
     )
-    assert launch(dataclasses.replace(job, dies_at=8)) == [-signal.SIGKILL]
+    assert run_apart(dataclasses.replace(job, dies_at=8)) == [-signal.SIGKILL]
     kept = torch.load(tmp_path / checkpoints.FILE, weights_only=True)
     assert (kept["at"]["epoch"], kept["at"]["step"]) == (1, 2)
-    assert launch(job) == [0]
+    assert run_apart(job) == [0]
     resumed = torch.load(tmp_path / "w.pt", weights_only=True)
     unbroken = run(dataclasses.replace(job, folder=None))
     assert all(torch.equal(resumed[name], value) for name, value in unbroken.items())
@@ -490,7 +495,7 @@ JOBS = {
 @pytest.mark.parametrize("name", JOBS)
 def test_two_processes_train_like_one(tmp_path: Path, name: str) -> None:
     job = dataclasses.replace(JOBS[name], result=str(tmp_path / "weights.pt"), folder=str(tmp_path / "two"))
-    assert launch(job, processes=2) == [0, 0]
+    assert run_apart(job, processes=2) == [0, 0]
     together = torch.load(job.result, weights_only=True)
     alone = run(dataclasses.replace(job, folder=str(tmp_path / "one")))
     before = make_student(job).state_dict()
