@@ -107,6 +107,17 @@ def pin_input(model: nn.Module, example: torch.Tensor, low: float, high: float) 
             quantizer._input_range_param_storage.requires_grad_(False)
 
 
+def open_output(model: nn.Module, example: torch.Tensor, low: float, high: float) -> None:
+    """Let the output's quantizer start from a range; it is trained on."""
+    placed = quantizers_of(model, example)
+    used = {source for one in placed for source in one.sources}
+    *_, last = (one for position, one in enumerate(placed) if not one.is_weight and position not in used)
+    if isinstance(last.quantizer, AsymmetricQuantizer):
+        with torch.no_grad():
+            last.quantizer.input_low.fill_(low)
+            last.quantizer.input_range.fill_(high - low)
+
+
 def get_config(model: nn.Module) -> dict[str, Any]:
     config: dict[str, Any] = nncf.torch.get_config(model)
     return config

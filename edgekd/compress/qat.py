@@ -15,12 +15,15 @@ def quantize(
     calibration: torch.Tensor,
     train: Callable[[nn.Module], object] | None = None,
     input_range: tuple[float, float] | None = None,
+    output_range: tuple[float, float] | None = None,
 ) -> QuantizedProgram:
     """Fold batch norm, insert calibrated int8 quantizers, let the caller train them, and read what was learned.
 
     calibration: real model inputs, float32, shape (N, ...). train: trains the model it is given in place, weights and
     quantizer ranges alike; without it the calibrated ranges stay (post-training quantization). input_range: the real
     values of the smallest and the largest int8 input where they are known; then the input's quantizer is not trained.
+    output_range: the numbers that must come out, where they count themselves and not by their order: the calibration
+    takes the mean of the samples' smallest and largest outputs, and cuts off what is beyond.
 
     The model that is passed in stays as it is. Raises ExportError if torch.export cannot trace it.
     """
@@ -28,6 +31,8 @@ def quantize(
     quantized = nncf_backend.insert_quantizers(fold_batch_norm(model, example), calibration)
     if input_range is not None:
         nncf_backend.pin_input(quantized, example, *input_range)
+    if output_range is not None:
+        nncf_backend.open_output(quantized, example, *output_range)
     if train is not None:
         train(quantized)
     return QuantizedProgram.of(quantized, example)

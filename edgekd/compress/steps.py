@@ -9,7 +9,7 @@ from edgekd.compress.program import QuantizedProgram, load_program, save_program
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import write_table
 from edgekd.distill.distiller import Distiller
-from edgekd.distill.examples import load_examples, load_validation
+from edgekd.distill.examples import Examples, load_examples, load_validation
 from edgekd.distill.logs import keep
 from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
@@ -39,7 +39,8 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
         keep(work.scratch, work.out)
 
     calibration = _calibration(examples.inputs[0], work.config, work.seed)
-    program = quantize(module, calibration, train, pixel_range(data.facts["preprocessing"]))
+    outputs = _numbers(examples) if data.facts["outputs"] == "regression" else None
+    program = quantize(module, calibration, train, pixel_range(data.facts["preprocessing"]), outputs)
     save_program(program, student.file("architecture.json"), work.out)
     write_table(program.table, work.out / "table.json")
     _check_restored(program, work, examples.inputs[0][:64])
@@ -55,6 +56,12 @@ def _calibration(inputs: torch.Tensor, config: QuantizeConfig, seed: int) -> tor
     count = min(config.quantization.calibration_samples, len(inputs))
     chosen = np.sort(np.random.default_rng(seed).choice(len(inputs), count, replace=False))
     return inputs[torch.from_numpy(chosen)]
+
+
+def _numbers(examples: Examples) -> tuple[float, float]:
+    """The smallest and the largest number that is asked for, by the labels or by the teacher."""
+    asked = [examples.labels[~examples.labels.isnan()], *([] if examples.teacher is None else [examples.teacher])]
+    return min(float(one.min()) for one in asked if one.numel()), max(float(one.max()) for one in asked if one.numel())
 
 
 def _check_restored(program: QuantizedProgram, work: Work[QuantizeConfig], inputs: torch.Tensor) -> None:
