@@ -29,7 +29,7 @@ from edgekd.keys import (
     package_version,
     source_digest,
 )
-from edgekd.recipe import Recipe, TextTask
+from edgekd.recipe import Recipe, TextTask, TorchTeacher
 from edgekd.references import MODELS, module_of
 from edgekd.runners.measurable import measured_on, require_measurable
 from edgekd.step import Step
@@ -136,13 +136,15 @@ def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
 
 def _objective_step(recipe: Recipe) -> Step:
     objective = recipe.distill.objective(recipe.task.outputs)
+    teacher = recipe.teacher if isinstance(recipe.teacher, TorchTeacher) else None
+    modules = _modules(recipe) if teacher else (module_of(recipe.task.source), module_of(recipe.student.model, MODELS))
     return Step(
         OBJECTIVE,
         "edgekd.distill.check:check_objective",
-        ObjectiveCheckConfig(recipe.task, recipe.teacher, recipe.student, objective),
+        ObjectiveCheckConfig(recipe.task, teacher, recipe.student, objective),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *TRAINING),
-        modules=_modules(recipe),
+        modules=modules,
     )
 
 
@@ -156,7 +158,8 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
     data = State("dataset")
     outputs = recipe.task.outputs
     objective = recipe.distill.objective(outputs)
-    online = _teacher_runs_along(recipe, objective)
+    online = recipe.distill.online or any(over_layers(loss) for loss in objective.losses)
+    _check_teacher(recipe, objective)
     steps = [
         Step(
             "data",
@@ -185,20 +188,15 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
     return {step.name: _seeded(step, recipe.seed) for step in steps}
 
 
-def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources: tuple[str, ...]) -> Step:
-    """A student that learns from the data and from these steps."""
-    states = {"outputs": State("outputs"), "teacher": State("torch", "float32")}
-    return Step(
-        name,
-        "edgekd.distill.steps:distill_student",
-        StudentConfig(recipe.student, objective, recipe.distill.train),
-        State("torch", "float32", "dense"),
-        inputs={"data": "data", **{source: source for source in sources}},
-        requires={"data": State("dataset"), **{source: states[source] for source in sources}},
-        packages=TRAINING,
-        modules=_modules(recipe)[1:] if "teacher" in sources else (module_of(recipe.student.model, MODELS),),
-        distributed=True,
-    )
+def _check_teacher(recipe: Recipe, objective: ObjectiveConfig) -> None:
+    """Raises UsageError where the objective wants more of a teacher than answers that can be kept."""
+    if can_be_tapped(recipe.teacher):
+        return
+    only = f"a teacher of the kind '{recipe.teacher.kind}' gives its outputs only"
+    if layered := next((loss.kind for loss in objective.losses if over_layers(loss)), None):
+        raise UsageError(f"distill.losses: '{layered}' looks into layers, and {only}; choose losses over outputs")
+    if recipe.distill.online:
+        raise UsageError(f"distill.online: it runs a torch module in each batch, and {only}; leave it out")
 
 
 def _teacher_steps(recipe: Recipe) -> list[Step]:
@@ -238,25 +236,24 @@ def _teacher_steps(recipe: Recipe) -> list[Step]:
     ]
 
 
-def _teacher_runs_along(recipe: Recipe, objective: ObjectiveConfig) -> bool:
-    """Whether the teacher answers batch by batch. Raises UsageError if it cannot be asked that."""
-    layered = next((loss.kind for loss in objective.losses if over_layers(loss)), None)
-    if can_be_tapped(recipe.teacher):
-        return recipe.distill.online or layered is not None
-    if layered is not None:
-        raise UsageError(
-            f"loss '{layered}' looks into the teacher's layers, and a teacher of kind '{recipe.teacher.kind}' gives "
-            "its outputs only; take a loss over outputs"
-        )
-    if recipe.distill.online:
-        raise UsageError(
-            f"distill.online: a teacher of kind '{recipe.teacher.kind}' answers once, before training; leave it out"
-        )
-    return False
-
-
 def _teacher_kinds(recipe: Recipe) -> set[str]:
     return {member.kind for member in members_of(recipe.teacher)}
+
+
+def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources: tuple[str, ...]) -> Step:
+    """A student that learns from the data and from these steps."""
+    states = {"outputs": State("outputs"), "teacher": State("torch", "float32")}
+    return Step(
+        name,
+        "edgekd.distill.steps:distill_student",
+        StudentConfig(recipe.student, objective, recipe.distill.train),
+        State("torch", "float32", "dense"),
+        inputs={"data": "data", **{source: source for source in sources}},
+        requires={"data": State("dataset"), **{source: states[source] for source in sources}},
+        packages=TRAINING,
+        modules=_modules(recipe)[1:] if "teacher" in sources else (module_of(recipe.student.model, MODELS),),
+        distributed=True,
+    )
 
 
 def _target_steps(

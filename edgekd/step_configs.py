@@ -5,18 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekd.distill.config import ObjectiveConfig
-from edgekd.recipe import Budgets, Quantization, Student, Task, Teacher, Training
+from edgekd.recipe import Budgets, Quantization, Student, Task, Teacher, TorchTeacher, Training
 from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime, Target
-
-
-@dataclass(frozen=True)
-class ObjectiveCheckConfig:
-    """What is tried before it is trained: an objective over a student and a teacher, on a task's data."""
-
-    task: Task
-    teacher: Teacher
-    student: Student
-    objective: ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +15,18 @@ class TeacherConfig:
 
     teacher: Teacher
     task: Task | None
+
+
+@dataclass(frozen=True)
+class ObjectiveCheckConfig:
+    """What is tried before it is trained: an objective over a student and a teacher, on a task's data. A teacher that
+    only answers is None.
+    """
+
+    task: Task
+    teacher: TorchTeacher | None
+    student: Student
+    objective: ObjectiveConfig
 
 
 @dataclass(frozen=True)

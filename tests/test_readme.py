@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from edgekd.config import validate
+from edgekd.distill import build_objective
+from edgekd.distill.config import ObjectiveConfig
 from tests.conftest import edgekd
+from tests.distill.test_objectives import KINDS
 
 Answers = Callable[[torch.Tensor], torch.Tensor]
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -42,6 +47,18 @@ def test_the_example_builds_as_written(tmp_path: Path) -> None:
 
 def test_the_example_is_short() -> None:
     assert len([line for line in code_block("python").splitlines() if line.strip()]) <= 30
+
+
+def test_the_losses_are_an_objective() -> None:
+    tables = tomllib.loads(code_block("toml", 1))["distill"]
+    objective = build_objective(validate(ObjectiveConfig, tables, "README"))
+    assert sorted(objective.losses) == ["dkd", "hard", "hint"]
+
+
+def test_every_kind_of_loss_and_teacher_is_named() -> None:
+    section = README.partition("## Distillation")[2].partition("\n## ")[0]
+    teachers = ("transformers", "onnx", "tflite", "keras", "command", "http", "stored", "ensemble")
+    assert not [kind for kind in (*KINDS, *teachers) if f"`{kind}`" not in section]
 
 
 def test_a_loop_of_ones_own_learns_from_the_teacher() -> None:

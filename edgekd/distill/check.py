@@ -17,7 +17,8 @@ SAMPLES = 4
 
 
 def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
-    """One step of the untrained student on noise: every loss is computed once, with its gradient.
+    """One step of the untrained student on noise: every loss is computed once, with its gradient. A teacher that only
+    answers answers noise.
 
     Raises UsageError for a layer that a model does not have, shapes that do not fit each other, and losses that make
     no sense for the task.
@@ -28,10 +29,11 @@ def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
     def made(role: str, one: Student | TorchTeacher) -> nn.Module:
         return build(Architecture(one.model, one.args, data.input_shape, len(data.labels), data.vocabulary), role)
 
-    teacher = made("teacher", config.teacher) if isinstance(config.teacher, TorchTeacher) else None
-    distiller = Distiller(made("student", config.student), teacher, build_objective(config.objective, data.outputs))
-    inputs = torch.from_numpy(noise(data, SAMPLES, work.seed))
+    student = made("student", config.student)
+    teacher = None if config.teacher is None else made("teacher", config.teacher)
     answers = torch.randn(SAMPLES, len(data.labels)) if teacher is None else None
+    distiller = Distiller(student, teacher, build_objective(config.objective, data.outputs))
+    inputs = torch.from_numpy(noise(data, SAMPLES, work.seed))
     distiller.prepare(inputs, answers)
     loss, parts = distiller.train()(inputs, _labels(data), answers)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -98,6 +98,27 @@ def test_a_known_input_range_holds_for_inputs_of_one_sign(sign: float, low: floa
     assert (found.low, found.high) == (-128, 127)
 
 
+def test_the_mean_of_the_samples_ranges_cuts_off_what_is_beyond_and_an_output_range_does_not() -> None:
+    original = model().eval()
+    with torch.no_grad():
+        expected = original(inputs())
+    low, high = float(expected.min()), float(expected.max())
+    cut, whole = quantize(original, inputs()), quantize(original, inputs(), None, None, (low, high))
+    assert cut.output_scale * 255 < high - low
+    assert whole.output_scale == pytest.approx((high - low) / 255, rel=0.01)
+    with torch.no_grad():
+        found = whole.model(inputs())
+    assert float(found.min()) == pytest.approx(low, abs=0.05 * (high - low))
+    assert float(found.max()) == pytest.approx(high, abs=0.05 * (high - low))
+    assert [one.scale for one in whole.table[:-1]] == [one.scale for one in cut.table[:-1]]
+
+
+def test_an_output_range_is_trained_on() -> None:
+    before, after = (quantize(model(), inputs(), way, None, (-4.0, 4.0)) for way in (None, train))
+    assert before.output_scale == pytest.approx(8 / 255, rel=0.01)
+    assert after.output_scale != before.output_scale
+
+
 def test_no_statistics_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from edgekd.config import read_config
-from edgekd.distill import Distiller, Objective, losses
+from edgekd.distill import Distiller, Objective, losses, supervised
 from edgekd.distill.balance import DynamicAverage, Uncertainty
-from edgekd.distill.config import REFUSED, LossTable, ObjectiveConfig, Outputs
-from edgekd.distill.losses import Loss
+from edgekd.distill.config import REFUSED, LossTable, ObjectiveConfig, Outputs, short_form
+from edgekd.distill.losses import Loss, Signals
 from edgekd.distill.objectives import build_objective
 from edgekd.errors import UsageError
 from tests.distill.losses.every import built, signals
@@ -152,6 +152,27 @@ def test_what_a_user_writes() -> None:
     assert objective.teacher_taps == ("flat",)
     parts = {name: torch.tensor(1.0) for name in objective.losses}
     assert objective.balance(parts).item() == pytest.approx(0.1 + 0.9 + 25.0 + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "hard", "soft"),
+    [
+        ("classification", losses.hard(), losses.soft(3.0)),
+        ("multi-label", losses.hard_binary(), losses.binary_soft(3.0)),
+        ("regression", losses.hard_mse(), losses.output_mse()),
+    ],
+)
+def test_each_kind_of_output_learns_from_labels_and_teacher(outputs: Outputs, hard: Loss, soft: Loss) -> None:
+    random = torch.Generator().manual_seed(0)
+    student, teacher, numbers = torch.randn(3, 6, 4, generator=random)
+    labels = {"classification": numbers.argmax(1), "multi-label": (numbers > 0).long(), "regression": numbers}[outputs]
+    given = Signals(student, labels, teacher)
+    expected = 0.75 * hard.compute(given) + 0.25 * soft.compute(given)
+    objective = build_objective(short_form(None if outputs == "regression" else 3.0, 0.25, outputs), outputs)
+    found, _ = Distiller(nn.Identity(), None, objective)(student, labels, teacher)
+    torch.testing.assert_close(found, expected)
+    alone, _ = Distiller(nn.Identity(), None, supervised(outputs))(student, labels)
+    torch.testing.assert_close(alone, hard.compute(given))
 
 
 def test_defaults_are_those_of_the_papers() -> None:

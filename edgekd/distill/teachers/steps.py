@@ -107,5 +107,5 @@ def _answer(work: Work[TeacherConfig], splits: Sequence[str]) -> int | None:
 
 
 def _facts(work: Work[TeacherConfig], model: str, params: int | None, operations: int | None) -> Facts:
-    outputs = np.load(work.out / "test.npy")
-    return {"model": model, "params": params, "macs": operations, **quality_of(outputs, work.inputs["data"])}
+    quality = quality_of(np.load(work.out / "test.npy"), work.inputs["data"])
+    return {"model": model, "params": params, "macs": operations, **quality}
