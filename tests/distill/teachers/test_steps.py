@@ -284,7 +284,7 @@ def test_a_torch_module_is_cached_as_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("distill", "words"),
     [
-        ({"losses": ({"kind": "hint", "student_layer": "stem", "teacher_layer": "stem"},)}, "'hint' looks into layers"),
+        ({"losses": ({"kind": "hint", "student_layer": "stem", "teacher_layer": "stem"},)}, "'hint' looks into"),
         ({"online": True}, "distill.online"),
     ],
 )
@@ -296,7 +296,7 @@ def test_layers_of_what_only_answers_cannot_be_looked_into(
     with pytest.raises(UsageError) as error:
         plan_of(recipe, tmp_path)
     assert words in str(error.value)
-    assert "a teacher of the kind 'onnx' gives its outputs only" in str(error.value)
+    assert "a teacher of kind 'onnx'" in str(error.value)
 
 
 def test_an_objective_is_tried_without_what_only_answers(tmp_path: Path) -> None:
