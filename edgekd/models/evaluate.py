@@ -1,5 +1,6 @@
 """What a torch model answers, and how good that is."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,17 @@ def load_array(file: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def predict(module: nn.Module, inputs: torch.Tensor, batch_size: int = 256) -> np.ndarray:
-    """Outputs in eval mode: inputs (N, ...) to float32, shape (N, outputs)."""
+    """Outputs in eval mode, on the module's device: inputs (N, ...) to float32, shape (N, outputs)."""
     module.eval()
-    return torch.cat([module(batch) for batch in torch.split(inputs, batch_size)]).numpy()
+    place = next(module.parameters(), torch.empty(0)).device
+    return torch.cat([module(batch.to(place)).cpu() for batch in torch.split(inputs, batch_size)]).numpy()
+
+
+def fastest_device() -> torch.device:
+    """The GPU of this process, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def quality(module: nn.Module, data: Artifact, teacher: Artifact | None = None) -> Facts:

@@ -99,11 +99,10 @@ def checked(numbers: Any, batch: Batch, source: Source, wanted: Sequence[str]) -
             f"{source.name}: it has {numbers.shape[1]} outputs, the data has {len(wanted)} classes "
             f"({', '.join(wanted)})"
         )
-    finite = np.isfinite(numbers).all(axis=1)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        raise GateError(f"{source.name}: its outputs for {batch.name(row)} are not finite; check its weights")
-    answers: np.ndarray = numbers.astype(np.float32)
+    with np.errstate(over="ignore"):
+        answers: np.ndarray = numbers.astype(np.float32)
+    if (wrong := np.flatnonzero(~np.isfinite(answers).all(axis=1))).size:
+        raise GateError(f"{source.name}: its outputs for {batch.name(int(wrong[0]))} are not finite; check its weights")
     return answers
 
 

@@ -12,7 +12,7 @@ from edgekd.distill.teacher_config import TorchModule
 from edgekd.distill.teachers.answers import Source, given_to
 from edgekd.distill.teachers.samples import Batch, Samples
 from edgekd.models.build import Architecture, build, load_module, load_weights, parameter_count
-from edgekd.models.evaluate import predict
+from edgekd.models.evaluate import fastest_device, predict
 
 
 def trained(folder: Path, name: str) -> Source:
@@ -32,6 +32,8 @@ def open_module(config: TorchModule, samples: Samples, name: str) -> Source:
 
 
 def _answers(module: nn.Module, given: Callable[[Batch], Any]) -> Callable[[Batch], np.ndarray]:
+    module.to(fastest_device())
+
     def numbers(batch: Batch) -> np.ndarray:
         inputs = np.asarray(given(batch))
         return predict(module, torch.from_numpy(inputs.astype(np.float32) if inputs.dtype.kind == "f" else inputs))

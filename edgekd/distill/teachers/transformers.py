@@ -16,6 +16,7 @@ from edgekd.distill.teacher_config import TransformersFolder
 from edgekd.distill.teachers.answers import Source, given_to
 from edgekd.distill.teachers.samples import Batch, Samples
 from edgekd.errors import UsageError, first_line
+from edgekd.models.evaluate import fastest_device
 from edgekd.quiet import quiet
 from edgekd.tasks.text import TOKENIZER_FILE, UNKNOWN
 
@@ -47,8 +48,8 @@ def open_folder(config: TransformersFolder, samples: Samples, name: str) -> Sour
 
     @torch.no_grad()
     def numbers(batch: Batch) -> np.ndarray:
-        inputs = {key: torch.as_tensor(value) for key, value in given(batch).items()}
-        logits: np.ndarray = model(**inputs).logits.float().numpy()
+        inputs = {key: torch.as_tensor(value).to(model.device) for key, value in given(batch).items()}
+        logits: np.ndarray = model(**inputs).logits.float().cpu().numpy()
         return logits
 
     named = [str(label) for _, label in sorted(model.config.id2label.items())]
@@ -68,7 +69,7 @@ def _model(folder: Path, classifier: str, name: str) -> Any:
         raise UsageError(f"{name}: {folder} cannot be opened as {classifier} ({first_line(error)})") from error
     if absent := sorted(report["missing_keys"]):
         raise UsageError(f"{name}: {folder} has no weights for '{absent[0]}'; it was not trained as a classifier")
-    return model.eval()
+    return model.eval().to(fastest_device())
 
 
 def _given(config: TransformersFolder, model: Any, samples: Samples, modality: str, name: str) -> Given:

@@ -60,7 +60,7 @@ def test_answers_of_another_shape_or_dtype_are_refused(numbers: np.ndarray) -> N
         teacher(samples.batch("test", 0, 0, 2))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_a_number_that_is_not_finite_names_the_sample(bad: float) -> None:
     with pytest.raises(GateError, match="teacher: its outputs for test sample 5 are not finite"):
         answer([[1.0, 2.0, 3.0], [1.0, bad, 3.0]])
