@@ -1,6 +1,6 @@
 """Whether the agent's figures can be trusted.
 
-python -m benchmarks.harness [--quick] [--json FILE]
+python -m benchmarks.harness [--quick] [--only PART] [--json FILE]
 
 1. Its median run time against what others measure for the same file with one thread. Both run at once on the same core:
 1. Its median run time against what others measure for the same file, one thread each. Both run at once on one core:
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ OTHERS: dict[Format, dict[str, tuple[str, ...]]] = {
 """What takes the time of a file, by its module in `benchmarks.loops` and more arguments."""
 WITHIN = 0.03
 BOARD = "emulated-board-icount"
+NETWORKS = (NOTHING, DS_CNN, RESNET, MOBILENET, LARGE)
 SLOWER = 0.05
 TOLERATED = 0.01
 LAYERS = 40
@@ -67,7 +69,7 @@ class Effort:
     boots: int
 
 
-FULL = Effort(rounds=6, seconds=0.7, alike=20, slower=10, boots=5)
+FULL = Effort(rounds=8, seconds=0.7, alike=20, slower=10, boots=5)
 QUICK = Effort(rounds=2, seconds=0.05, alike=1, slower=1, boots=0)
 
 
@@ -210,48 +212,81 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where files are made, each network once, and how long is measured."""
+
+    folder: Path
+    effort: Effort
+    made: dict[str, dict[Format, Path]] = dataclasses.field(default_factory=dict)
+
+    def files(self, network: str) -> dict[Format, Path]:
+        if network not in self.made:
+            print(f"making {network}", file=sys.stderr)
+            self.made[network] = files_of(network, self.folder / str(len(self.made)))
+        return self.made[network]
+
+
+def _others(place: Place) -> Any:
+    networks = NETWORKS[:3] if place.effort == QUICK else NETWORKS
+    rows = against_others({name: place.files(name) for name in networks}, place.effort)
+    print(table(rows))
+    return [{**dataclasses.asdict(row), "within": row.within} for row in rows]
+
+
+def _alike(place: Place) -> Any:
+    found = {}
+    for name in (DS_CNN, RESNET):
+        print(f"measuring {name} against itself", file=sys.stderr)
+        same = alike(place.files(name)["tflite"], place.folder, place.effort)
+        held = sum(one.ratio.low <= 1 <= one.ratio.high for one in same)
+        print(f"{name} against its copy: the interval holds 1 in {held} of {len(same)}")
+        found[name] = [dataclasses.asdict(one) for one in same]
+    return found
+
+
+def _slower(place: Place) -> Any:
+    file = place.files(RESNET)["tflite"]
+    slower, truth = made_slower(file, place.folder)
+    found = [compare(slower, file) for _ in range(place.effort.slower)]
+    seen = sum(one.ratio.low > 1 for one in found)
+    print(f"made slower, {_text(truth.ratio)} of its time: seen in {seen} of {len(found)}")
+    return {"truth": dataclasses.asdict(truth), "found": [dataclasses.asdict(one) for one in found]}
+
+
+def _boots(place: Place) -> Any:
+    found = over_boots(place.files(DS_CNN)["tflite"], place.effort)
+    if found:
+        print(f"board: {min(found):.6f} to {max(found):.6f} ms in {len(found)} boots")
+    return found
+
+
+PARTS = {"others": _others, "alike": _alike, "slower": _slower, "board_ms": _boots}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few short turns and comparisons, and no board")
+    parser.add_argument("--only", choices=PARTS, action="append", help="one of the parts; the others stay in the file")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
     arguments = parser.parse_args()
     effort = QUICK if arguments.quick else FULL
     deterministic(0)
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
-        folder = Path(place)
-        print("making the files", file=sys.stderr)
-        networks = (NOTHING, DS_CNN, RESNET) if arguments.quick else (NOTHING, DS_CNN, RESNET, MOBILENET, LARGE)
-        files = {name: files_of(name, folder / str(number)) for number, name in enumerate(networks)}
-        before = host.state()
-        rows = against_others(files, effort)
-        print(table(rows))
-        same = {}
-        for name in (DS_CNN, RESNET):
-            print(f"measuring {name} against itself", file=sys.stderr)
-            same[name] = alike(files[name]["tflite"], folder, effort)
-            held = sum(one.ratio.low <= 1 <= one.ratio.high for one in same[name])
-            print(f"{name} against its copy: the interval holds 1 in {held} of {len(same[name])}")
-        slower_file, truth = made_slower(files[RESNET]["tflite"], folder)
-        slower = [compare(slower_file, files[RESNET]["tflite"]) for _ in range(effort.slower)]
-        seen = sum(one.ratio.low > 1 for one in slower)
-        print(f"made slower, {_text(truth.ratio)} of its time: seen in {seen} of {len(slower)}")
-        boots = over_boots(files[DS_CNN]["tflite"], effort)
-        if boots:
-            print(f"board: {min(boots):.6f} to {max(boots):.6f} ms in {len(boots)} boots")
-        after = host.state()
-    document = {
-        "quick": arguments.quick,
-        "effort": dataclasses.asdict(effort),
-        "others": [{**dataclasses.asdict(row), "within": row.within} for row in rows],
-        "alike": {name: [dataclasses.asdict(one) for one in found] for name, found in same.items()},
-        "slower": {"truth": dataclasses.asdict(truth), "found": [dataclasses.asdict(one) for one in slower]},
-        "board_ms": boots,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
-        "state": {"before": before, "after": after},
-    }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    document = json.loads(arguments.json.read_text()) if arguments.only and arguments.json.is_file() else {}
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        place = Place(Path(folder), effort)
+        for name in arguments.only or PARTS:
+            before = host.state()
+            found = PARTS[name](place)
+            document[name] = {
+                "found": found,
+                "effort": dataclasses.asdict(effort),
+                "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+                "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
+                "state": {"before": before, "after": host.state()},
+            }
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
