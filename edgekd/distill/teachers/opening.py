@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from edgekd.artifact import Artifact
 from edgekd.distill.teacher_config import (
     Command,
     Endpoint,
@@ -25,18 +25,18 @@ NAME = "teacher"
 
 
 @contextmanager
-def opened(teacher: Teacher, samples: Samples, step: Artifact | None = None) -> Iterator[tuple[Answer, int | None]]:
+def opened(teacher: Teacher, samples: Samples, trained: Path | None = None) -> Iterator[tuple[Answer, int | None]]:
     """A teacher that answers while the context lasts, and its number of parameters, or None where nobody knows it.
 
-    step: what the step that trains a torch module made; without it there is none such.
+    trained: where the step that trains a torch module left it; needed for such a one alone.
     Raises UsageError if it cannot be opened, or if its classes are not those of the data.
     """
     with ExitStack() as closing:
         if isinstance(teacher, TorchTeacher):
-            from edgekd.distill.teachers.torch_module import trained
+            from edgekd.distill.teachers.torch_module import open_trained
 
-            assert step is not None, "a torch teacher is opened from its step"
-            source = trained(step.path, NAME)
+            assert trained is not None, "a torch teacher is opened from where its step left it"
+            source = open_trained(trained, NAME)
             yield answering(source, samples), source.params
         elif isinstance(teacher, Ensemble):
             sources = [

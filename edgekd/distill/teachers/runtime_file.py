@@ -20,6 +20,8 @@ from edgekd.tasks.dataset import raw_pixels
 
 LOGITS = "logits"
 """The output that counts where a file has several."""
+LONGEST = 1 << 20
+"""Bytes of a text in a file: what is longer is not read."""
 RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 
 
@@ -32,7 +34,7 @@ def open_file(config: OnnxFile | TFLiteFile, name: str) -> Source:
         session = open_session(config.file, threads=os.cpu_count() or 1, runtime=RUNTIMES[config.kind])
     except (UsageError, DeviceError) as error:
         raise UsageError(f"{name}: {error}") from error
-    told = _told(config.file) if config.preprocess is None else Told()
+    told = _told(config.file)
     run = _runner(session, _open_batch(config.file), _output(session, name))
     given = given_to(config.preprocess)
     encode = _encoder(session, config.preprocess is None, told.pixels, name)
@@ -61,7 +63,7 @@ def _told(file: Path) -> Told:
         output = card.get("edgekd.output")
         written: Written | None = output if output in ("logits", "probabilities") else None  # type: ignore[assignment]
         return Told(labels, written, raw_pixels(preprocessing))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return Told()
 
 
@@ -76,11 +78,11 @@ def _tflite_card(file: Path) -> dict[str, str]:
     if not zipfile.is_zipfile(file):
         return {}
     with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         card = {}
-        if "labels.txt" in names:
+        if sizes.get("labels.txt", LONGEST) < LONGEST:
             card["edgekd.labels"] = json.dumps(archive.read("labels.txt").decode().splitlines())
-        if "preprocessing.json" in names:
+        if sizes.get("preprocessing.json", LONGEST) < LONGEST:
             card["edgekd.preprocessing"] = archive.read("preprocessing.json").decode()
         return card
 

@@ -1,7 +1,9 @@
 """The steps that have a teacher ready, and its answers to all samples."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from edgekd.distill.teachers.samples import Samples
 from edgekd.distill.trainer import fit
 from edgekd.models.build import build, example_input, load_weights, parameter_count, save_module
 from edgekd.models.cost import macs
-from edgekd.models.evaluate import load_array, predict, quality_of
+from edgekd.models.evaluate import quality_of
 from edgekd.recipe import TorchTeacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
@@ -51,7 +53,7 @@ def cache_outputs(work: Work[TeacherConfig]) -> Facts:
     deterministic(work.seed)
     data = work.inputs["data"]
     splits = ["train", *(["validation"] if "validation_inputs.npy" in data.files else [])]
-    _answer(work, splits)
+    _answer(work, splits, work.inputs["teacher"].path)
     shutil.copyfile(work.inputs["teacher"].file("test.npy"), work.out / "test.npy")
     return {"outputs": data.facts["views"] * data.facts["train_samples"]}
 
@@ -76,18 +78,21 @@ def _train(work: Work[TeacherConfig], teacher: TorchTeacher) -> Facts:
         )
         keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
-    np.save(work.out / "test.npy", predict(module, load_array(data.file("test_inputs.npy"))))
+    _answer(dataclasses.replace(work, scratch=None), ["test"], work.out)
     return _facts(work, architecture.model, parameter_count(module), macs(module, example_input(architecture)))
 
 
-def _answer(work: Work[TeacherConfig], splits: Sequence[str]) -> int | None:
-    """Write `<split>.npy` for these splits, and return how many parameters the teacher has, as far as is known."""
+def _answer(work: Work[TeacherConfig], splits: Sequence[str], trained: Path | None = None) -> int | None:
+    """Write `<split>.npy` for these splits, and return how many parameters the teacher has, as far as is known.
+
+    trained: where a torch module lies that was trained or loaded. Without `work.scratch` this process does it all.
+    """
     process = Process() if work.scratch is None else this_process()
     samples = Samples(work.inputs["data"], work.config.task, work.seed)
     folder = work.scratch or work.out / "blocks"
     folder.mkdir(parents=True, exist_ok=True)
     blocks = blocks_of({split: samples.shapes[split] for split in splits})
-    with opened(work.config.teacher, samples, work.inputs.get("teacher")) as (answer, params):
+    with opened(work.config.teacher, samples, trained) as (answer, params):
         fill(
             blocks,
             folder,

@@ -15,7 +15,7 @@ from edgekd.models.build import Architecture, build, load_module, load_weights, 
 from edgekd.models.evaluate import fastest_device, predict
 
 
-def trained(folder: Path, name: str) -> Source:
+def open_trained(folder: Path, name: str) -> Source:
     """The module of a finished step."""
     module, _ = load_module(folder, name)
     return Source(_answers(module, given_to(None)), name, written="logits", params=parameter_count(module))

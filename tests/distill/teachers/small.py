@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from edgekd.artifact import Artifact, Facts, Provenance, State, describe_files
 from edgekd.distill.teachers.opening import opened
@@ -148,6 +150,17 @@ def brightness(raw: np.ndarray) -> np.ndarray:
 def channels_last_pixels(raw: np.ndarray) -> np.ndarray:
     """A preprocessing: what the student's inputs are, made from the raw images and channels last."""
     return ((raw.astype(np.float32) - 128) / 64).astype(np.float32)
+
+
+def fragile(input_shape: tuple[int, ...], classes: int, at: float) -> nn.Module:
+    """A torch module whose answer to an image with this first number is not a number."""
+
+    class Fragile(nn.Sequential):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = super().forward(inputs)
+            return torch.where((inputs[:, 0, 0, 0] == at)[:, None], torch.nan, logits)
+
+    return Fragile(nn.Flatten(), nn.Linear(SIZE, classes))
 
 
 def first_ids(raw: list[str]) -> np.ndarray:

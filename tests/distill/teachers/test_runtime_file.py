@@ -84,6 +84,13 @@ def test_a_preprocessing_gets_raw_samples(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, (raw.mean(axis=(1, 2)) / 255) @ kernel, atol=1e-5)
 
 
+def test_labels_of_the_file_count_with_a_preprocessing_too(tmp_path: Path) -> None:
+    kernel = np.array([[1, 2, 3], [0, -1, 4]], np.float32)
+    card = {"edgekd.labels": json.dumps(["cat", "dog", "cow"])}
+    file = onnx_file(tmp_path / "t.onnx", shape=(2,), kernel=kernel, bias=np.zeros(3, np.float32), metadata=card)
+    assert "(cat, dog, cow)" in refusal(onnx(file, preprocess=f"{HERE}:brightness"))
+
+
 def test_an_input_of_another_shape_is_refused_with_both(tmp_path: Path) -> None:
     kernel, bias = weights()
     file = onnx_file(tmp_path / "teacher.onnx", shape=(60,), kernel=kernel, bias=bias)

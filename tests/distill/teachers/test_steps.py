@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edgekd import dependencies
 from edgekd.artifact import Artifact, describe_files
 from edgekd.distill.teacher_config import KerasModel
 from edgekd.distill.teachers.blocks import SIZE
 from edgekd.distill.teachers.steps import cache_outputs, train_teacher
-from edgekd.errors import DependencyError, UsageError
+from edgekd.errors import DependencyError, GateError, UsageError
 from edgekd.keys import Fingerprints
 from edgekd.plan import OBJECTIVE, Plan, make_plan
 from edgekd.recipe import Distillation, Quantization, Recipe, Student, Task, Training
@@ -37,6 +38,7 @@ from tests.distill.teachers.small import (
     TEST,
     TRAIN,
     data_of,
+    fragile,
     linear,
     made,
 )
@@ -293,6 +295,19 @@ def test_a_torch_module_is_cached_as_before(tmp_path: Path) -> None:
     assert np.load(artifacts["outputs"].file("test.npy")).shape == (TEST, 3)
 
 
+@pytest.mark.parametrize(("split", "name"), [("test", "test"), ("train", "training")])
+def test_a_torch_module_that_is_not_finite_for_one_sample_names_it(split: str, name: str, tmp_path: Path) -> None:
+    inputs = {part: np.load(data_of().file(f"{part}_inputs.npy")).reshape(-1, NUMBERS) for part in ("train", "test")}
+    firsts = np.concatenate([inputs["train"][:, 0], inputs["test"][:, 0]])
+    alone = [at for at, first in enumerate(inputs[split][:, 0]) if (firsts == first).sum() == 1]
+    torch.save(fragile(SHAPE, 3, 0.0).state_dict(), tmp_path / "weights.pt")
+    args = {"at": float(inputs[split][alone[0], 0])}
+    teacher = {"model": f"{HERE}:fragile", "args": args, "weights": tmp_path / "weights.pt"}
+    plan = plan_of(recipe_of(teacher), tmp_path)
+    with pytest.raises(GateError, match=rf"teacher: its outputs for {name} sample {alone[0]} are not finite"):
+        run(plan, tmp_path, ("data", "teacher", "outputs"))
+
+
 @pytest.mark.parametrize(
     ("distill", "words"),
     [
@@ -308,7 +323,7 @@ def test_layers_of_what_only_answers_cannot_be_looked_into(
     with pytest.raises(UsageError) as error:
         plan_of(recipe, tmp_path)
     assert words in str(error.value)
-    assert "a teacher of kind 'onnx'" in str(error.value)
+    assert "a teacher of the kind 'onnx' gives its outputs only" in str(error.value)
 
 
 def test_an_objective_is_tried_without_what_only_answers(tmp_path: Path) -> None:
