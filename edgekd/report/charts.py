@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 INK, MUTED, GRID = "#1c2733", "#5b6b7b", "#dfe5ec"
-COLOURS = ("#8a97a6", "#4f86c6", "#1f9d6b")
+COLOURS = {"teacher": "#8a97a6", "student alone": "#a9c4e4", "student, float": "#4f86c6"}
+EXPORTED = "#1f9d6b"
+ROWS = 3
+"""Bars that a chart has room for without growing."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
     from matplotlib import pyplot
 
     with pyplot.rc_context({"svg.hashsalt": "edgekd", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure, axes = pyplot.subplots(figsize=(4.4, 2.0))
+        rows = max(ROWS, len(entries))
+        figure, axes = pyplot.subplots(figsize=(4.4, 2.0 * rows / ROWS))
         figure.subplots_adjust(left=0.27, right=0.98, top=0.84, bottom=0.04)
-        positions = range(2, 2 - len(entries), -1)
-        colours = COLOURS[-len(entries) :]
+        positions = range(rows - 1, rows - 1 - len(entries), -1)
+        colours = [COLOURS.get(entry.name, EXPORTED) for entry in entries]
         axes.barh(positions, [entry.value for entry in entries], color=colours, height=0.55)
         for position, entry in zip(positions, entries, strict=True):
             if entry.error:
@@ -51,7 +55,7 @@ def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
             axes.set_xlim(min(entry.value for entry in entries) / 4, max(entry.value for entry in entries) * 6)
         else:
             axes.set_xlim(0, max(entry.value for entry in entries) * 1.35 or 1)
-        axes.set_ylim(-0.6, 2.6)
+        axes.set_ylim(-0.6, rows - 0.4)
         axes.xaxis.set_visible(False)
         axes.tick_params(length=0)
         for side in ("top", "right", "bottom"):
