@@ -75,7 +75,9 @@ class Fingerprints:
 
 
 def config_document(config: Any, fingerprints: Fingerprints) -> Any:
-    """A config as JSON for a key. Dataclasses carry their type's name; paths stand for their content."""
+    """A config as JSON for a key. Dataclasses carry their type's name, and leave out fields that do not count when they
+    are compared; paths stand for their content.
+    """
     match config:
         case None | bool() | int() | float() | str():
             return config
@@ -86,7 +88,7 @@ def config_document(config: Any, fingerprints: Fingerprints) -> Any:
         case list() | tuple():
             return [config_document(value, fingerprints) for value in config]
         case _ if dataclasses.is_dataclass(config):
-            values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+            values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.compare}
             return {"type": type(config).__name__, **config_document(values, fingerprints)}
     raise TypeError(f"{type(config).__name__} cannot be part of a key")
 

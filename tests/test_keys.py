@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -293,6 +293,12 @@ class Twin:
     file: Path | None = None
 
 
+@dataclass(frozen=True)
+class Patient:
+    number: float
+    seconds: float = field(default=1.0, compare=False)
+
+
 @pytest.fixture
 def document(memory: Path) -> Callable[[Any], Any]:
     return lambda config: config_document(config, Fingerprints(memory))
@@ -315,6 +321,11 @@ def test_a_path_counts_by_content(data: Path, document: Callable[[Any], Any]):
 def test_the_type_of_a_dataclass_counts(document: Callable[[Any], Any]):
     assert document(Config(1.0)) != document(Twin(1.0))
     assert document({"in": Config(1.0)}) != document({"in": Twin(1.0)})
+
+
+def test_what_does_not_count_in_a_comparison_does_not_count_in_a_key(document: Callable[[Any], Any]):
+    assert document(Patient(1.0, 2.0)) == document(Patient(1.0, 3.0))
+    assert document(Patient(1.0, 2.0)) != document(Patient(2.0, 2.0))
 
 
 def test_what_has_no_stable_form_is_refused(document: Callable[[Any], Any]):

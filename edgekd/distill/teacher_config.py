@@ -86,8 +86,8 @@ class KerasModel(_Answering):
 class _Elsewhere(_Answering):
     version: Annotated[str, StringConstraints(min_length=1)]
     """Stands for what answers, which edgekd cannot look into: another version, other answers."""
-    timeout: Positive = 60.0
-    """Seconds that the answer to one batch may take."""
+    timeout: Positive = dataclasses.field(default=60.0, compare=False)
+    """Seconds that the answer to one batch may take. It does not change the answers: the cache stays good."""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)

@@ -11,6 +11,10 @@ For each split that the data have (`train`, `validation`, `test`) it holds
   `train_labels`, int (...): the class alone; for multi-label 0 or 1, (..., outputs),
 
 where ... is N, or (views, N) for data in several views. `classes`, strings, may name the classes in their order.
+
+    raw = RawSamples(recipe.task, recipe.seed)   # of edgekd.tasks.raw; the recipe by edgekd.recipe.load_recipe
+    samples = raw("train", view, 0, count)
+    prints, answers = fingerprint(samples), my_teacher(samples)
 """
 
 import hashlib

@@ -170,6 +170,7 @@ def test_the_cache_is_of_this_very_file(name: str, tmp_path: Path) -> None:
         ({"labels": ("bright", "dark", "grey")}, True),
         ({"outputs": "logits"}, True),
         ({"preprocess": f"{HERE}:brightness"}, True),
+        ({"timeout": 5.0}, False),
         ({}, False),
     ],
 )
