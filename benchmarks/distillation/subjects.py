@@ -1,0 +1,85 @@
+"""What is learned and by whom: data, teacher, student, how long, and the methods' layers.
+
+Settings were looked for on the training and development splits; the test splits were looked at for the tables.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.distillation.methods import Layers, methods
+from edgekd.distill.config import ObjectiveConfig
+from edgekd.recipe import AudioTask, TextTask, Training, load_recipe
+
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model of `edgekd.models` by name, and its arguments."""
+
+    model: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """members: how many teachers answer together, alike but for their seeds."""
+
+    name: str
+    task: AudioTask | TextTask
+    teacher: Network
+    members: int
+    teacher_training: Training
+    student: Network
+    training: Training
+    methods: Mapping[str, ObjectiveConfig]
+
+
+def spoken_digits(recordings: Path, quick: bool) -> Subject:
+    """The features and the networks of the recipe `spoken-digits`."""
+    task = load_recipe("spoken-digits").recipe.task
+    assert isinstance(task, AudioTask)
+    return Subject(
+        name="spoken digits",
+        task=dataclasses.replace(
+            task, data=recordings.resolve(), augment=dataclasses.replace(task.augment, views=2 if quick else 6)
+        ),
+        teacher=Network("resnet", {"width": 32, "blocks": [1, 1, 1], "stem_stride": 4}),
+        members=1,
+        teacher_training=Training(epochs=1 if quick else 10, learning_rate=3e-3),
+        student=Network("ds_cnn", {"width": 36, "blocks": 4, "stem_kernel": [10, 4], "stem_stride": [4, 4]}),
+        training=Training(epochs=1 if quick else 12, learning_rate=1e-2),
+        methods=methods(Layers(features=("pool", "pool"), maps=("blocks", "blocks")), temperature=4.0),
+    )
+
+
+def one_speaker_out(subject: Subject, speaker: str) -> Subject:
+    """The same with all recordings of one speaker to test with, and those of the others to train."""
+    task = dataclasses.replace(
+        subject.task, source="benchmarks.distillation.sources:one_speaker_out", args={"speaker": speaker}
+    )
+    return dataclasses.replace(subject, task=task)
+
+
+def sentiment(sentences: Path, quick: bool) -> Subject:
+    """The words of the recipe `sentiment`; a TextCNN of 80 thousand numbers learns from three of a million each."""
+    task = load_recipe("sentiment").recipe.task
+    assert isinstance(task, TextTask)
+    branch = "branches.0.1"
+    return Subject(
+        name="SST-2",
+        task=dataclasses.replace(
+            task, data=sentences.resolve(), augment=dataclasses.replace(task.augment, views=2 if quick else 8)
+        ),
+        teacher=Network("text_cnn", {"width": 128, "channels": 100}),
+        members=1 if quick else 3,
+        teacher_training=Training(epochs=1 if quick else 10, learning_rate=1e-3),
+        student=Network("text_cnn", {"width": 16, "channels": 16}),
+        training=Training(epochs=1 if quick else 10, learning_rate=3e-3),
+        methods=methods(
+            Layers(features=("dropout", "members.0.dropout"), maps=(branch, f"members.0.{branch}")), temperature=2.0
+        ),
+    )
