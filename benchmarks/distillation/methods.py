@@ -35,14 +35,14 @@ def methods(layers: Layers, temperature: float) -> dict[str, ObjectiveConfig]:
         "jensen-shannon": (0.1, [{"kind": "jensen-shannon", "weight": 0.9}]),
         "dkd": (0.1, [{"kind": "dkd", "weight": 0.9, "alpha": 1.0, "beta": 8.0, **softened}]),
         "dist": (0.1, [{"kind": "dist", "weight": 0.9, "beta": 1.0, "gamma": 1.0, **softened}]),
-        "hint": (0.5, [{"kind": "hint", "weight": 0.5, **features}]),
-        "attention-transfer": (0.5, [{"kind": "attention-transfer", "weight": 10.0, **maps}]),
+        "hint": (1.0, [{"kind": "hint", "weight": 0.5, **features}]),
+        "attention-transfer": (1.0, [{"kind": "attention-transfer", "weight": 1.0, **maps}]),
         "rkd": (
-            0.5,
-            [{"kind": "rkd-distance", "weight": 25.0, **features}, {"kind": "rkd-angle", "weight": 50.0, **features}],
+            1.0,
+            [{"kind": "rkd-distance", "weight": 1.0, **features}, {"kind": "rkd-angle", "weight": 2.0, **features}],
         ),
-        "similarity-preserving": (0.5, [{"kind": "similarity-preserving", "weight": 1000.0, **features}]),
-        "adversarial": (0.5, [{"kind": "adversarial", "weight": 0.5}]),
+        "similarity-preserving": (1.0, [{"kind": "similarity-preserving", "weight": 100.0, **features}]),
+        "adversarial": (1.0, [{"kind": "adversarial", "weight": 0.05}]),
     }
     return {name: _objective(name, hard, losses) for name, (hard, losses) in beside.items()}
 
