@@ -24,6 +24,7 @@ from tests.conftest import Run
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("build", "plan", "verify", "bench", "report", "init", "targets", "devices", "doctor")
 PLAN = ("plan", "--target", "tflite-arm")
+TRIED = ["preflight[objective]", "preflight[tflite-arm]"]
 GARBAGE = b"\x1c\x00\x00\x00TFL3" + b"garbage " * 64
 Cli = Callable[..., Run]
 
@@ -216,9 +217,9 @@ def test_plan_shows_every_step_and_runs_nothing(cli: Cli, here: Path, tmp_path: 
     assert "digits" in document["origin"]
     assert document["targets"] == ["tflite-arm"]
     steps = document["steps"]
-    names = ["preflight[tflite-arm]", "data", "teacher", "outputs", "student", "program"]
-    assert [step["name"] for step in steps][:6] == names
-    assert [step["name"] for step in steps if step["cached"]] == names[:1]
+    names = [*TRIED, "data", "teacher", "outputs", "student", "program"]
+    assert [step["name"] for step in steps][:7] == names
+    assert [step["name"] for step in steps if step["cached"]] == TRIED
     assert all(len(step["key"]) == 64 for step in steps)
     assert list(here.iterdir()) == []
     (flight,) = document["preflight"]
@@ -232,7 +233,7 @@ def test_plan_as_text_says_the_recipe_and_the_same_steps(cli: Cli):
     first, _, *rows, flight, device = text.stdout.splitlines()
     assert "digits" in first
     assert [line.split()[-1] for line in rows] == [step["key"][:16] for step in document["steps"]]
-    assert all("to run" in line for line in rows[1:])
+    assert all("to run" in line for line in rows[2:])
     assert flight.startswith("tflite-arm: exports, about ")
     assert device == "local: reached"
 
@@ -243,7 +244,7 @@ def test_plan_knows_what_is_in_the_store(cli: Cli, tmp_path: Path):
     order = Order(keys["teacher"], "teacher", State("torch"), Provenance({}, {}, "", {}, 0, 0.0, ""))
     Store(tmp_path / "store").obtain(order, lambda out: {})
     steps = cli(*PLAN, "--json").document["steps"]
-    assert [step["name"] for step in steps if step["cached"]] == ["preflight[tflite-arm]", "teacher"]
+    assert [step["name"] for step in steps if step["cached"]] == [*TRIED, "teacher"]
 
 
 @pytest.mark.usefixtures("tried")
@@ -275,7 +276,7 @@ def test_a_target_may_be_a_file(cli: Cli, here: Path):
     steps = cli("plan", "--target", "mine.toml", "--json").document["steps"]
     keys = {step["name"]: step["key"] for step in cli(*PLAN, "--json").document["steps"]}
     assert {step["name"]: step["key"] for step in steps}["verify[mine]"] == keys["verify[tflite-arm]"]
-    assert [step["name"] for step in steps if step["cached"]] == ["preflight[mine]"]
+    assert [step["name"] for step in steps if step["cached"]] == ["preflight[objective]", "preflight[mine]"]
 
 
 def test_init_does_not_overwrite(cli: Cli, here: Path):

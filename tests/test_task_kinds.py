@@ -64,7 +64,7 @@ name = "{name}"
 task = {{ kind = "image-{kind}", source = "kinds:{source}", validation = 0.1, augment = {{ views = 2, shift = 0.5 }} }}
 teacher = {{ model = "resnet", args = {{ width = 16, blocks = [1] }}, train = {{ epochs = 8, learning_rate = 5e-3 }} }}
 student = {{ model = "ds_cnn", args = {{ width = 24, blocks = 2 }} }}
-distill = {{ temperature = 2.0, weight = 0.5, train = {{ epochs = 16, learning_rate = 1e-2 }} }}
+distill = {{ weight = 0.5, train = {{ epochs = 16, learning_rate = 1e-2 }} }}
 quantize = {{ train = {{ epochs = 2, learning_rate = 1e-3 }} }}
 budgets = {{ below_teacher = 20, below_student = 3 }}
 """

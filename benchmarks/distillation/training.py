@@ -20,9 +20,10 @@ from edgekd.distill.examples import Examples
 from edgekd.distill.objectives import build_objective
 from edgekd.distill.trainer import fit
 from edgekd.models.build import build
-from edgekd.models.evaluate import correct_share, predict
+from edgekd.models.evaluate import predict
 from edgekd.recipe import Training
 from edgekd.seeding import deterministic
+from edgekd.tasks.metrics import score
 
 FIRST_TEACHER = 1000
 """Seeds of teachers start here, apart from those of students."""
@@ -123,4 +124,4 @@ def _train(
 
 
 def _accuracy(module: nn.Module, material: Material) -> float:
-    return correct_share(predict(module, material.test), material.test_labels)
+    return score(predict(module, material.test), material.test_labels, "classification")

@@ -191,7 +191,9 @@ def test_the_file_says_what_its_card_says_and_no_more(precision: str, tmp_path: 
     else:
         file = export_float(student(), quantized().example, "onnx", "float32", tmp_path, card)
     found = properties(file)
-    assert found.keys() == {f"edgekd.{name}" for name in ("version", "name", "output", "labels", "preprocessing")}
+    assert found.keys() == {
+        f"edgekd.{name}" for name in ("version", "name", "output", "outputs", "labels", "preprocessing")
+    }
     assert (found["edgekd.version"], found["edgekd.name"]) == (__version__, "student")
     assert found["edgekd.output"] == "logits"
     assert json.loads(found["edgekd.labels"]) == list(labels)

@@ -94,7 +94,7 @@ def test_the_xml_says_what_the_card_says(precision: str, tmp_path: Path) -> None
     else:
         file = export_float(student(), quantized().example, "openvino", "float16", tmp_path, card)
     found = properties(file)
-    assert found.keys() == {"version", "name", "output", "labels", "preprocessing"}
+    assert found.keys() == {"version", "name", "output", "outputs", "labels", "preprocessing"}
     assert (found["version"], found["name"], found["output"]) == (__version__, "student", "logits")
     assert json.loads(found["labels"]) == list(labels)
     assert json.loads(found["preprocessing"]) == PIXELS.preprocessing

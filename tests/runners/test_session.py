@@ -219,7 +219,7 @@ def test_an_agent_that_is_killed_while_it_holds_the_folder(
                 process.kill()
 
     assert "could not be removed" in refused(work)
-    assert len(folders(server)) == 1
+    assert len(folders(server)) <= 1
     works_again(server, fake_agent, library, tmp_path)
 
 
