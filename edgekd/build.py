@@ -84,8 +84,6 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None, c
 
     crew: the processes of a launch; the others are in `follow`.
     """
-    # Read when torch is loaded: threads that wait by spinning make training many times slower on a shared machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     home = out / plan.recipe.name
     check_writable(home)
     check_writable(store.root)
@@ -157,7 +155,6 @@ def preflight(plan: Plan, store: Store, watcher: Watcher | None = None) -> list[
     """Try the objective, and each target of a plan with the untrained student; nothing else runs. What was tried before
     is not again. Raises UsageError if the objective does not fit the models.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     check_writable(store.root)
     _run(plan.by_name[OBJECTIVE], plan, store, {}, watcher or NobodyWatches())
     found = []
@@ -204,6 +201,8 @@ def _run(
 
 
 def _make(step: Step, work: Work[Any], crew: Crew | None) -> Facts:
+    # Read when torch is loaded: threads that wait by spinning make training many times slower on a shared machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     function = step.load()
     if crew is None or not step.distributed:
         return function(work)

@@ -10,14 +10,13 @@ from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT, nearest, read_text, validate
 from edgekd.errors import UsageError
+from edgekd.fields import Count, Positive
 from edgekd.resources import DEVICES
 
 Runner = Literal["local", "emulator", "board", "ssh"]
 Timing = Literal["measured", "emulated", "estimated"]
 Architecture = Literal["x86_64", "aarch64", "armv7"]
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@%\[\]][A-Za-z0-9_.:@%\[\]-]*$")]
 """A host or user name: nothing that a shell or ssh would take for more than a name."""
 Column = Annotated[str, Field(min_length=1)]

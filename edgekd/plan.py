@@ -100,8 +100,9 @@ def make_plan(
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise UsageError(f"targets: two are called '{twice[0]}'; rename one of the files")
     preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
-    objective = _seeded(_objective_step(recipe), recipe.seed)
-    steps = {step.name: step for step in (objective, *preflights)} | _training_steps(recipe)
+    objective = recipe.distill.objective(recipe.task.outputs)
+    tried = _seeded(_objective_step(recipe, objective), recipe.seed)
+    steps = {step.name: step for step in (tried, *preflights)} | _training_steps(recipe, objective)
     plans = []
     for name, target in targets:
         added, plan = _target_steps(name, target, recipe, devices or target.devices)
@@ -130,34 +131,40 @@ def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
         PreflightConfig(recipe.task, recipe.student, target),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
-        modules=(module_of(recipe.task.source), module_of(recipe.student.model, MODELS)),
+        modules=(*_data_modules(recipe), *_student_modules(recipe)),
     )
 
 
-def _objective_step(recipe: Recipe) -> Step:
-    objective = recipe.distill.objective(recipe.task.outputs)
+def _objective_step(recipe: Recipe, objective: ObjectiveConfig) -> Step:
     teacher = recipe.teacher if isinstance(recipe.teacher, TorchTeacher) else None
-    modules = _modules(recipe) if teacher else (module_of(recipe.task.source), module_of(recipe.student.model, MODELS))
     return Step(
         OBJECTIVE,
         "edgekd.distill.check:check_objective",
         ObjectiveCheckConfig(recipe.task, teacher, recipe.student, objective),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *TRAINING),
-        modules=modules,
+        modules=(
+            *_data_modules(recipe),
+            *(_teacher_modules(recipe) if teacher else ()),
+            *_student_modules(recipe),
+        ),
     )
 
 
-def _modules(recipe: Recipe) -> tuple[str, ...]:
-    """All that a user may have written: the data's source, the teacher and the student."""
-    models = (module_of(reference, MODELS) for reference in (*modules_of(recipe.teacher), recipe.student.model))
-    return (module_of(recipe.task.source), *models)
+def _data_modules(recipe: Recipe) -> tuple[str, ...]:
+    return (module_of(recipe.task.source),)
 
 
-def _training_steps(recipe: Recipe) -> dict[str, Step]:
+def _teacher_modules(recipe: Recipe) -> tuple[str, ...]:
+    return tuple(module_of(reference, MODELS) for reference in modules_of(recipe.teacher))
+
+
+def _student_modules(recipe: Recipe) -> tuple[str, ...]:
+    return (module_of(recipe.student.model, MODELS),)
+
+
+def _training_steps(recipe: Recipe, objective: ObjectiveConfig) -> dict[str, Step]:
     data = State("dataset")
-    outputs = recipe.task.outputs
-    objective = recipe.distill.objective(outputs)
     online = recipe.distill.online or any(over_layers(loss) for loss in objective.losses)
     _check_teacher(recipe, objective)
     steps = [
@@ -167,19 +174,19 @@ def _training_steps(recipe: Recipe) -> dict[str, Step]:
             recipe.task,
             data,
             packages=_data_packages(recipe),
-            modules=(module_of(recipe.task.source),),
+            modules=_data_modules(recipe),
         ),
         *_teacher_steps(recipe),
         _student_step("student", recipe, objective, ("teacher",) if online else ("outputs",)),
         Step(
             "program",
             "edgekd.compress.steps:quantize_student",
-            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, outputs)),
+            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, recipe.task.outputs)),
             State("torch", "qat", "dense"),
             inputs={"data": "data", "outputs": "outputs", "student": "student"},
             requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
             packages=QUANTIZING,
-            modules=(module_of(recipe.student.model, MODELS),),
+            modules=_student_modules(recipe),
             distributed=True,
         ),
     ]
@@ -205,9 +212,9 @@ def _teacher_steps(recipe: Recipe) -> list[Step]:
     raw = takes_raw(teacher)
     config = TeacherConfig(teacher, recipe.task if raw else None)
     packages = (*TRAINING, *(package for kind in _teacher_kinds(recipe) for package in TEACHING.get(kind, ())))
-    modules = tuple(module_of(reference, MODELS) for reference in modules_of(teacher))
+    modules = _teacher_modules(recipe)
     if raw:
-        packages, modules = (*packages, *_data_packages(recipe)), (*modules, module_of(recipe.task.source))
+        packages, modules = (*packages, *_data_packages(recipe)), (*modules, *_data_modules(recipe))
     state = State("torch", "float32", "dense") if can_be_tapped(teacher) else State("teacher")
     steps = "edgekd.distill.teachers.steps"
     return [
@@ -251,7 +258,7 @@ def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources
         inputs={"data": "data", **{source: source for source in sources}},
         requires={"data": State("dataset"), **{source: states[source] for source in sources}},
         packages=TRAINING,
-        modules=_modules(recipe)[1:] if "teacher" in sources else (module_of(recipe.student.model, MODELS),),
+        modules=(*(_teacher_modules(recipe) if "teacher" in sources else ()), *_student_modules(recipe)),
         distributed=True,
     )
 
@@ -259,7 +266,6 @@ def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources
 def _target_steps(
     name: str, target: Target, recipe: Recipe, devices: Iterable[str]
 ) -> tuple[dict[str, Step], TargetPlan]:
-    student = (module_of(recipe.student.model, MODELS),)
     runtime = RUNTIMES[target.runtime]
     export, float_export = _export_step(target, target.precision, recipe), _export_step(target, "float32", recipe)
     compared = [("exported", export), ("student", float_export)]
@@ -285,7 +291,7 @@ def _target_steps(
             "program": State("torch", "qat"),
         },
         packages=(*QUANTIZING, *runtime),
-        modules=student,
+        modules=_student_modules(recipe),
     )
     steps = [export, float_export, checks]
     measured: dict[str, list[str]] = {"exported": [], "student": [], "teacher": []}
@@ -323,7 +329,7 @@ def _export_step(target: Target, precision: Precision, recipe: Recipe) -> Step:
         inputs={source: source, "data": "data"},
         requires={source: State("torch", state), "data": State("dataset")},  # type: ignore[arg-type]
         packages=(*(QUANTIZING if integers else TRAINING), *EXPORTING[target.format]),
-        modules=(module_of(recipe.student.model, MODELS),),
+        modules=_student_modules(recipe),
     )
 
 
@@ -336,7 +342,7 @@ def _teacher_export_step(target: Target, recipe: Recipe) -> Step:
         inputs={"teacher": "teacher", "data": "data"},
         requires={"teacher": State("torch", "float32"), "data": State("dataset")},
         packages=(*TRAINING, *EXPORTING[target.format]),
-        modules=tuple(module_of(reference, MODELS) for reference in modules_of(recipe.teacher)),
+        modules=_teacher_modules(recipe),
     )
 
 

@@ -25,7 +25,17 @@ from edgekd.distill.config import (
 )
 from edgekd.distill.teacher_config import kind_of, located
 from edgekd.errors import UsageError
-from edgekd.fields import Arguments, FunctionReference, Positive, Reference
+from edgekd.fields import (
+    Arguments,
+    Between,
+    Count,
+    FunctionReference,
+    NotNegative,
+    PartialShare,
+    Positive,
+    Reference,
+    Share,
+)
 from edgekd.resources import BUILT_IN_RECIPES
 
 FILE_NAME = "edgekd.toml"
@@ -33,9 +43,6 @@ DEFAULT = "digits"
 TEACHER_PATHS = tuple(f"teacher.{key}" for key in teacher_config.PATHS)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Points = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -49,7 +56,7 @@ class ImageAugment:
     """Largest shift in pixels, each direction; a fraction interpolates."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation, degrees, each direction."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale: PartialShare = 0.0
     """Largest relative change of size."""
     noise: NotNegative = 0.0
     """Standard deviation of added noise, in pixel values of 0 to 255."""
@@ -66,7 +73,7 @@ class _Task:
     labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training labels that are kept, drawn from the seed in the proportions of the classes; the other
     samples stay as unlabelled ones, which a teacher answers for."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    validation: PartialShare = 0.0
     """Share of the labelled training samples that is held out, drawn likewise, where the source gives no validation
     split of its own."""
 
@@ -98,7 +105,7 @@ class AudioAugment:
     """Versions of each sample; the first is the sample itself."""
     shift: NotNegative = 0.0
     """Largest shift in time, seconds, each direction."""
-    speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    speed: PartialShare = 0.0
     """Largest relative change of speed (resampled: tempo and pitch together)."""
     gain: NotNegative = 0.0
     """Largest change of level, dB, each direction."""
@@ -175,10 +182,10 @@ class Training:
     weight_decay: NotNegative = 1e-2
     """Of weights alone: not of biases, normalisation, or learned quantizer ranges."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    momentum: PartialShare | None = None
     """Of 'sgd'; 0.9 unless given."""
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    warmup: PartialShare | None = None
     """Of 'cosine': the share of the steps in which the learning rate rises to its largest; 0 unless given."""
     gradient_accumulation: Count = 1
     """Batches whose gradients make one step, so a step sees this times `batch_size` samples."""
@@ -186,7 +193,7 @@ class Training:
     """Longer gradients are scaled down to this norm."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What the models compute in while they train; weights are kept in fp32. fp16 needs a GPU."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema: Between | None = None
     """Keep the exponential moving average of the weights, which decays by this factor at each step."""
     early_stopping: Count | None = None
     """Stop after this many epochs without a smaller validation loss, and keep the weights that had the smallest."""

@@ -9,13 +9,14 @@ from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT, nearest, read_config, read_text
 from edgekd.errors import UsageError
+from edgekd.fields import Count, Positive, Share
 from edgekd.resources import TARGETS
 
 Format = Literal["tflite", "onnx", "ort", "openvino", "coreml"]
 Runtime = Literal["ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino", "coreml"]
 Precision = Literal["float32", "float16", "int8", "int8-weights"]
 
-NotNegative = Annotated[int, Field(ge=0)]
+Limit = Annotated[int, Field(ge=0)]
 
 FORMATS: dict[Runtime, tuple[Format, ...]] = {
     "ai-edge-litert": ("tflite",),
@@ -31,13 +32,13 @@ FORMATS: dict[Runtime, tuple[Format, ...]] = {
 class ParityLimits:
     """How far an exported file may be from the quantization-aware trained model."""
 
-    agreement: Annotated[float, Field(ge=0, le=1)]
+    agreement: Share
     """Smallest share of samples with the same answer."""
-    max_lsb: Annotated[float, Field(gt=0)] | None = None
+    max_lsb: Positive | None = None
     """Largest difference of an output in steps of its scale, for full-integer models."""
-    max_abs_diff: Annotated[float, Field(gt=0)] | None = None
+    max_abs_diff: Positive | None = None
     """Largest difference of an output, for the others."""
-    samples: Annotated[int, Field(ge=1)] = 200
+    samples: Count = 200
     """Fewest real samples to compare on; the whole test split is used where it is larger."""
 
 
@@ -45,11 +46,11 @@ class ParityLimits:
 class CoverageLimits:
     """What the runtime may do behind one's back; no limit where none is given."""
 
-    undelegated: NotNegative | None = None
+    undelegated: Limit | None = None
     """Operations outside the runtime's fast path, table lookups apart."""
-    layout_changes: NotNegative | None = None
+    layout_changes: Limit | None = None
     """Transposes beyond those of the student's own code."""
-    float_islands: NotNegative | None = None
+    float_islands: Limit | None = None
     """Groups of operations that a full-integer model computes in float."""
 
 

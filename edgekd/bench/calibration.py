@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT, read_text, validate
 from edgekd.device import DeviceProfile, device_label
 from edgekd.errors import DeviceError, UsageError
+from edgekd.fields import Positive
 
-Positive = Annotated[float, Field(gt=0)]
 CALIBRATIONS = "calibrations"
 """Where they are, below the cache."""
 RATES = ("bandwidth_bytes_per_s", "float32_flops_per_s", "int8_ops_per_s")

@@ -19,13 +19,10 @@ from pydantic.dataclasses import dataclass
 
 from edgekd.config import STRICT
 from edgekd.errors import UsageError
+from edgekd.fields import Between, Count, NotNegative, Positive
 
 Outputs = Literal["classification", "multi-label", "regression"]
 """What a model's outputs are: logits of classes that exclude each other, or that do not; or numbers."""
-
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Between = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -210,7 +207,7 @@ class SimilarityPreserving(_OverLayersOrOutputs):
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Adversarial(_OverLayersOrOutputs):
     kind: Literal["adversarial"]
-    hidden: Annotated[int, Field(ge=1)] = 64
+    hidden: Count = 64
     """Width of the discriminator's hidden layer."""
 
 

@@ -41,6 +41,12 @@ class Dataset:
     labels: tuple[str, ...]
     validation: Split | None = None
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Those that there are, by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -52,10 +52,8 @@ def check_labels(data: Dataset, outputs: Outputs) -> None:
     if count < FEWEST[outputs]:
         what = "class named; classification" if outputs == "classification" else f"output named; {outputs}"
         raise UsageError(f"data: {count} {what} needs at least {('one', 'two')[FEWEST[outputs] - 1]}")
-    splits = [("train", data.train), ("validation", data.validation), ("test", data.test)]
-    for name, split in splits:
-        if split is not None:
-            _check_split(name, split, data.labels, outputs)
+    for name, split in data.splits.items():
+        _check_split(name, split, data.labels, outputs)
     labels = as_labels(data.train.labels, outputs)
     complete = np.broadcast_to(known(labels).all(axis=0), count)
     for place in untaught(labels, outputs, count):

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekd.recipe import AudioTask, ImageTask, Task, TextTask
 from edgekd.tasks import audio, image, text
-from edgekd.tasks.dataset import Dataset, Split, rng_of
+from edgekd.tasks.dataset import Dataset, rng_of
 from edgekd.tasks.source import load
 
 Raw = np.ndarray | list[str]
@@ -28,17 +28,11 @@ class RawSamples:
         return self._draw(split, view, start, stop)
 
 
-def splits_of(data: Dataset) -> dict[str, Split]:
-    """The splits that there are, by name."""
-    found = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {name: split for name, split in found.items() if split is not None}
-
-
 Draw = Callable[[str, int, int, int], Raw]
 
 
 def _images(task: ImageTask, data: Dataset, rng: np.random.Generator) -> Draw:
-    images = {name: image.check_images(name, split) for name, split in splits_of(data).items()}
+    images = {name: image.check_images(name, split) for name, split in data.splits.items()}
 
     def draw(split: str, view: int, start: int, stop: int) -> np.ndarray:
         block = images[split][start:stop]
@@ -51,7 +45,7 @@ def _images(task: ImageTask, data: Dataset, rng: np.random.Generator) -> Draw:
 
 
 def _waveforms(task: AudioTask, data: Dataset, rng: np.random.Generator) -> Draw:
-    waves = {name: audio.check_waveforms(name, split) for name, split in splits_of(data).items()}
+    waves = {name: audio.check_waveforms(name, split) for name, split in data.splits.items()}
     samples = audio.clip_samples(task)
 
     def draw(split: str, view: int, start: int, stop: int) -> np.ndarray:
@@ -66,7 +60,7 @@ def _waveforms(task: AudioTask, data: Dataset, rng: np.random.Generator) -> Draw
 
 
 def _sentences(task: TextTask, data: Dataset, rng: np.random.Generator) -> Draw:
-    sentences = {name: text.check_sentences(name, split) for name, split in splits_of(data).items()}
+    sentences = {name: text.check_sentences(name, split) for name, split in data.splits.items()}
     tokenizer = text.tokenizer_of(task, sentences["train"])
 
     def draw(split: str, view: int, start: int, stop: int) -> list[str]:

@@ -1,11 +1,12 @@
 """The data that a recipe names, from the function that gives it."""
 
 import dataclasses
+from typing import Any
 
 from edgekd.errors import UsageError
 from edgekd.recipe import Task
 from edgekd.references import call
-from edgekd.tasks.dataset import Dataset, Split
+from edgekd.tasks.dataset import Dataset
 from edgekd.tasks.labels import as_labels, check_labels
 from edgekd.tasks.splits import arranged
 
@@ -20,10 +21,8 @@ def load(task: Task, seed: int) -> Dataset:
     if not isinstance(data, Dataset):
         raise UsageError(f"{task.source} returned {type(data).__name__}; return an edgekd.tasks.Dataset")
     check_labels(data, task.outputs)
-
-    def stored(split: Split) -> Split:
-        return dataclasses.replace(split, labels=as_labels(split.labels, task.outputs))
-
-    validation = None if data.validation is None else stored(data.validation)
-    data = dataclasses.replace(data, train=stored(data.train), test=stored(data.test), validation=validation)
-    return arranged(data, task.outputs, task.labelled, task.validation, seed)
+    stored: dict[str, Any] = {
+        name: dataclasses.replace(split, labels=as_labels(split.labels, task.outputs))
+        for name, split in data.splits.items()
+    }
+    return arranged(dataclasses.replace(data, **stored), task.outputs, task.labelled, task.validation, seed)

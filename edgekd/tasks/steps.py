@@ -26,13 +26,9 @@ def prepare(work: Work[Task]) -> Facts:
         prepared = audio.prepare(task, data, rng, work.progress)
     else:
         prepared = text.prepare(task, data, rng, work.progress, work.out)
-    np.save(work.out / "train_inputs.npy", prepared.train)
-    np.save(work.out / "train_labels.npy", data.train.labels)
-    if data.validation is not None and prepared.validation is not None:
-        np.save(work.out / "validation_inputs.npy", prepared.validation)
-        np.save(work.out / "validation_labels.npy", data.validation.labels)
-    np.save(work.out / "test_inputs.npy", prepared.test)
-    np.save(work.out / "test_labels.npy", data.test.labels)
+    for name, split in data.splits.items():
+        np.save(work.out / f"{name}_inputs.npy", getattr(prepared, name))
+        np.save(work.out / f"{name}_labels.npy", split.labels)
     np.save(work.out / "golden_raw.npy", prepared.golden_raw)
     return {
         "task": task.kind,

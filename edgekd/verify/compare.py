@@ -9,6 +9,7 @@ import numpy as np
 from edgekd.distill.config import Outputs
 from edgekd.errors import GateError
 from edgekd.runtimes import open_session
+from edgekd.tasks.probabilities import logits_of, probabilities_of
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ def compare_outputs(
     """
     if output != "probabilities":
         return compare(raw, found, step, outputs)
-    expected = probabilities(raw, outputs)
+    expected = probabilities_of(raw, outputs)
     same = alike(raw, as_logits(found, outputs), step, outputs)
     return _compared(expected, found, step * STEEPEST[outputs], same)
 
@@ -87,20 +88,9 @@ def alike(expected: np.ndarray, found: np.ndarray, scale: float, outputs: Output
     return same
 
 
-def probabilities(logits: np.ndarray, outputs: Outputs) -> np.ndarray:
-    """What a file that gives probabilities gives for these logits."""
-    if outputs == "multi-label":
-        chances: np.ndarray = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
-        return chances
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
 def as_logits(found: np.ndarray, outputs: Outputs) -> np.ndarray:
     """Logits that give these probabilities; those of 0 and 1 are taken for the nearest that are finite."""
-    chances = np.clip(found.astype(np.float64), SMALLEST, 1 - SMALLEST)
-    return np.log(chances) - (np.log1p(-chances) if outputs == "multi-label" else 0.0)
+    return logits_of(found, outputs, SMALLEST)
 
 
 def _compared(expected: np.ndarray, found: np.ndarray, scale: float, same: np.ndarray) -> Parity:

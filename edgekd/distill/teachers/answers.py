@@ -11,6 +11,7 @@ from edgekd.distill.teacher_config import Written
 from edgekd.distill.teachers.samples import Batch, Samples
 from edgekd.errors import EdgekdError, GateError, UsageError, first_line
 from edgekd.references import call
+from edgekd.tasks.probabilities import logits_of
 
 Answer = Callable[[Batch], np.ndarray]
 """A teacher: to a batch of n samples float32 (n, outputs), logits or the numbers of a regression, in the order of the
@@ -120,7 +121,7 @@ def as_logits(numbers: np.ndarray, source: Source, outputs: Outputs, batch: Batc
                 f"{source.name}: its outputs for {batch.name(int(bad[0]))} are no probabilities "
                 f'({", ".join(f"{number:g}" for number in numbers[bad[0]][:4])}, ...); is outputs = "logits" meant?'
             )
-        return log_probabilities(numbers, exclusive)
+        return logits_of(numbers, outputs, SMALLEST).astype(np.float32)
     told = source.written is not None or not (exclusive or len(batch) >= TELLING)
     if not told and are_probabilities(numbers, exclusive, FLOAT_TOLERANCE).all():
         raise UsageError(
@@ -134,11 +135,3 @@ def are_probabilities(numbers: np.ndarray, exclusive: bool, tolerance: float) ->
     """Which rows could be: all within 0 and 1, and of classes that exclude each other 1 together."""
     possible = np.asarray(((numbers >= -tolerance) & (numbers <= 1 + tolerance)).all(axis=1))
     return possible & (abs(numbers.sum(axis=1) - 1) <= tolerance) if exclusive else possible
-
-
-def log_probabilities(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Logits that give these probabilities, float32: by softmax of classes that exclude each other, else by sigmoid."""
-    if exclusive:
-        return np.asarray(np.log(np.maximum(probabilities, SMALLEST)), np.float32)
-    held = np.clip(probabilities.astype(np.float64), SMALLEST, 1 - SMALLEST)
-    return np.asarray(np.log(held / (1 - held)), np.float32)

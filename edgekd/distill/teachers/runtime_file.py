@@ -35,7 +35,7 @@ def open_file(config: OnnxFile | TFLiteFile, name: str) -> Source:
     except (UsageError, DeviceError) as error:
         raise UsageError(f"{name}: {error}") from error
     told = _told(config.file)
-    run = _runner(session, _open_batch(config.file), _output(session, name))
+    run = _runner(session, told.open_batch, _output(session, name))
     given = given_to(config.preprocess)
     encode = _encoder(session, config.preprocess is None, told.pixels, name)
 
@@ -47,56 +47,55 @@ def open_file(config: OnnxFile | TFLiteFile, name: str) -> Source:
 
 @dataclass(frozen=True)
 class Told:
-    """What a file says about itself. pixels: mean and std, where it takes raw pixels and normalises them itself."""
+    """What a file says about itself. pixels: mean and std, where it takes raw pixels and normalises them itself.
+    open_batch: does it take batches of any size in one go? Only ONNX files can say so.
+    """
 
     labels: tuple[str, ...] = ()
     written: Written | None = None
     pixels: tuple[float, float] | None = None
+    open_batch: bool = False
 
 
 def _told(file: Path) -> Told:
-    """From the card that edgekd puts into a file; nothing from one without it. Damaged cards count as none."""
+    """Beside the batch, what the card tells that edgekd puts into a file. A damaged card counts as none."""
+    card, open_batch = _onnx(file) if file.suffix == ".onnx" else (_tflite_card(file), False)
     try:
-        card = _onnx_card(file) if file.suffix == ".onnx" else _tflite_card(file)
         preprocessing = json.loads(card["edgekd.preprocessing"]) if "edgekd.preprocessing" in card else {"input": ""}
         labels = tuple(str(label) for label in json.loads(card.get("edgekd.labels", "[]")))
         output = card.get("edgekd.output")
         written: Written | None = output if output in ("logits", "probabilities") else None  # type: ignore[assignment]
-        return Told(labels, written, raw_pixels(preprocessing))
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
-        return Told()
+        return Told(labels, written, raw_pixels(preprocessing), open_batch)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Told(open_batch=open_batch)
 
 
-def _onnx_card(file: Path) -> dict[str, str]:
+def _onnx(file: Path) -> tuple[dict[str, str], bool]:
+    """The card, and whether the batch is open."""
     from edgekd.readers.onnx import read_model
 
-    return {entry.key: entry.value for entry in read_model(file).metadata_props}
+    model = read_model(file)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [entry.type.tensor_type.shape.dim for entry in model.graph.input if entry.name not in constants]
+    open_batch = all(len(sides) > 0 and not sides[0].HasField("dim_value") for sides in inputs)
+    return {entry.key: entry.value for entry in model.metadata_props}, open_batch
 
 
 def _tflite_card(file: Path) -> dict[str, str]:
-    """The standard metadata's files; they lie behind the model as a zip archive."""
+    """The standard metadata's files; they lie behind the model as a zip archive. Nothing where that is damaged."""
     if not zipfile.is_zipfile(file):
         return {}
-    with zipfile.ZipFile(file) as archive:
-        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        card = {}
-        if sizes.get("labels.txt", LONGEST) < LONGEST:
-            card["edgekd.labels"] = json.dumps(archive.read("labels.txt").decode().splitlines())
-        if sizes.get("preprocessing.json", LONGEST) < LONGEST:
-            card["edgekd.preprocessing"] = archive.read("preprocessing.json").decode()
-        return card
-
-
-def _open_batch(file: Path) -> bool:
-    """Does the file take batches of any size in one go? Only ONNX files can say so."""
-    if file.suffix != ".onnx":
-        return False
-    from edgekd.readers.onnx import read_model
-
-    graph = read_model(file).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [entry.type.tensor_type.shape.dim for entry in graph.input if entry.name not in constants]
-    return all(len(sides) > 0 and not sides[0].HasField("dim_value") for sides in inputs)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            card = {}
+            if sizes.get("labels.txt", LONGEST) < LONGEST:
+                card["edgekd.labels"] = json.dumps(archive.read("labels.txt").decode().splitlines())
+            if sizes.get("preprocessing.json", LONGEST) < LONGEST:
+                card["edgekd.preprocessing"] = archive.read("preprocessing.json").decode()
+            return card
+    except (ValueError, zipfile.BadZipFile):
+        return {}
 
 
 def _output(session: Session, name: str) -> int:

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd.distill.teachers.answers import Source, answering, as_logits, in_order, log_probabilities
+from edgekd.distill.teachers.answers import SMALLEST, Source, answering, as_logits, in_order
 from edgekd.distill.teachers.samples import Samples
 from edgekd.errors import GateError, UsageError
+from edgekd.tasks.probabilities import logits_of
 from tests.distill.teachers.small import LABELS, SEED, data_of, samples_of
 
 
@@ -82,7 +83,7 @@ def test_probabilities_become_their_logarithms() -> None:
 
 
 def test_probabilities_of_labels_become_logits_of_each() -> None:
-    found = log_probabilities(np.array([[0.5, 0.75, 0.0]]), exclusive=False)
+    found = logits_of(np.array([[0.5, 0.75, 0.0]]), "multi-label", SMALLEST)
     np.testing.assert_allclose(found, [[0, np.log(3), np.log(1e-6 / (1 - 1e-6))]], rtol=1e-5, atol=1e-7)
 
 
