@@ -7,7 +7,7 @@ import matplotlib
 
 from benchmarks.distillation.summary import NOISE, Line
 from benchmarks.distillation.tables import ALONE, HONEST, TEACHER
-from edgekd.report.charts import COLOURS, GRID, INK, MUTED
+from edgekd.report.charts import EXPORTED, GRID, INK, MUTED
 
 ROW_INCHES, PANEL_INCHES = 0.22, 4.6
 
@@ -36,7 +36,7 @@ def _panel(axes, title: str, rows: Sequence[Line], made: Sequence[Line]) -> None
             axes.axvline(line.mean, color=MUTED, linewidth=1, linestyle="--" if line.row == TEACHER else "-")
     for position, line in enumerate(rows):
         beyond = line.gain is not None and line.gain.p < NOISE and line.gain.mean > 0
-        colour = COLOURS[2] if beyond else COLOURS[0]
+        colour = EXPORTED if beyond else MUTED
         axes.plot(list(line.units.values()), [position] * len(line.units), ".", color=GRID, zorder=1)
         axes.errorbar(line.mean, position, xerr=line.sd, color=colour, marker="o", markersize=4, capsize=2)
     axes.set_yticks(range(len(rows)), [line.row for line in rows], fontsize=8, color=INK)

@@ -1,12 +1,19 @@
+from pathlib import Path
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
+from benchmarks.distillation import plot
 from benchmarks.distillation.kept import kept, key_of
 from benchmarks.distillation.materials import UNLABELLED, with_few_labels
 from benchmarks.distillation.methods import Layers, methods
 from benchmarks.distillation.summary import best, document, holm, lines, meets, read
 from benchmarks.distillation.tables import ALONE, TEACHER, Demand
 from edgekd.distill.objectives import build_objective
+from edgekd.report.charts import EXPORTED
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 ROWS = {
     TEACHER: {"all": 95.0},
@@ -51,6 +58,16 @@ def test_the_best_method_meets_what_is_asked_for_or_not() -> None:
 def test_rows_are_read_as_they_were_written() -> None:
     made = lines(ROWS)
     assert [read(document(line)) for line in made] == made
+
+
+def test_the_picture_has_a_panel_for_each_table_and_gains_beyond_noise_in_green(tmp_path: Path) -> None:
+    plot.draw({"few labels": lines(ROWS), "all labels": lines(ROWS)}, tmp_path / "tables.svg")
+    words = [text.text for text in ElementTree.parse(tmp_path / "tables.svg").iter(f"{SVG}text")]
+    assert {"few labels", "all labels"} <= set(words)
+    assert [words.count(row) for row in (ALONE, "soft", "dkd", TEACHER)] == [2, 2, 2, 0]
+    plot.draw({"none": lines({row: ROWS[row] for row in (TEACHER, ALONE, "dkd")})}, tmp_path / "none.svg")
+    assert EXPORTED in (tmp_path / "tables.svg").read_text()
+    assert EXPORTED not in (tmp_path / "none.svg").read_text()
 
 
 def test_holm_multiplies_the_smallest_by_all_and_the_largest_by_one() -> None:
