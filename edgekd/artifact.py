@@ -19,8 +19,8 @@ class State:
     """What an artifact is. In a requirement, None stands for anything."""
 
     format: str | None
-    precision: Literal["float32", "float16", "qat", "int8", "int8-weights"] | None = None
-    structure: Literal["dense", "pruned"] | None = None
+    precision: Literal["float32", "float16", "qat", "ptq", "int8", "int8-weights"] | None = None
+    structure: Literal["dense", "pruned", "factorized", "sparse"] | None = None
 
     def meets(self, required: "State") -> bool:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(required), strict=True)

@@ -21,7 +21,7 @@ from edgekd.artifact import Artifact, Facts, Provenance
 from edgekd.errors import DependencyError, DeviceError, EdgekdError, ExportError, GateError
 from edgekd.export.card import meaning
 from edgekd.keys import source_digest
-from edgekd.plan import OBJECTIVE, PREFLIGHT, Plan, TargetPlan, versions_of
+from edgekd.plan import PREFLIGHT, Plan, TargetPlan, versions_of
 from edgekd.processes import Crew
 from edgekd.publish import check_writable, publish, withdraw
 from edgekd.report.document import build_document, measurement_document
@@ -156,7 +156,8 @@ def preflight(plan: Plan, store: Store, watcher: Watcher | None = None) -> list[
     is not again. Raises UsageError if the objective does not fit the models.
     """
     check_writable(store.root)
-    _run(plan.by_name[OBJECTIVE], plan, store, {}, watcher or NobodyWatches())
+    for step in plan.preflights:
+        _run(step, plan, store, {}, watcher or NobodyWatches())
     found = []
     for target in plan.targets:
         try:

@@ -80,7 +80,7 @@ def plan_command(
 
     with _planned(recipe, targets, overrides, devices) as (plan, source):
         store = Store(store_root(source.folder))
-        with watching(1 + len(plan.targets)) as watcher:
+        with watching(len(plan.preflights) + len(plan.targets)) as watcher:
             flights = preflight(plan, store, watcher)
         devices_found = list(reached(plan, store))
         steps = [

@@ -27,6 +27,7 @@ TEACHING: dict[str, tuple[str, ...]] = {
 TEACHER_EXTRAS = {"transformers": "transformers", "onnx": "onnx", "tflite": "tflite", "keras": "keras"}
 """The extra that brings it."""
 QUANTIZING = (*TRAINING, "nncf")
+PRUNING = (*TRAINING, "torch-pruning")
 EXPORTING = {
     "tflite": ("litert-torch", "litert-converter", "torchao", "ai-edge-litert", "flatbuffers"),
     "onnx": ("onnx", "onnxscript"),

@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from edgekd.artifact import State
+from edgekd.compress.order import Shrinking, in_order
 from edgekd.dependencies import (
     DATA,
     EXPORTING,
     FORMAT_EXTRAS,
+    PRUNING,
     QUANTIZING,
     RUNTIMES,
     TEACHER_EXTRAS,
@@ -29,11 +32,13 @@ from edgekd.keys import (
     package_version,
     source_digest,
 )
-from edgekd.recipe import Recipe, TextTask, TorchTeacher
+from edgekd.recipe import Quantization, Recipe, TextTask, TorchTeacher
 from edgekd.references import MODELS, module_of
 from edgekd.runners.measurable import measured_on, require_measurable
 from edgekd.step import Step
 from edgekd.step_configs import (
+    CompressConfig,
+    CompressionCheckConfig,
     ExportConfig,
     MeasureConfig,
     ObjectiveCheckConfig,
@@ -48,7 +53,14 @@ from edgekd.target import Precision, Target, load_target, target_label
 COMPARISON_PROTOCOL = "brief"
 PREFLIGHT = State("preflight")
 OBJECTIVE = "preflight[objective]"
+COMPRESSION = "preflight[compress]"
 BASELINE = "student alone"
+STRUCTURES: dict[str, Literal["pruned", "factorized", "sparse"]] = {
+    "prune": "pruned",
+    "factorize": "factorized",
+    "sparsify": "sparse",
+}
+"""What a student is after each kind of compression."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,22 @@ class TargetPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in an order in which they can run, the key of each, and the targets they lead to."""
+    """Steps in an order in which they can run, the key of each, and the targets they lead to.
+
+    compressed: the steps that shrink the float student, in their order.
+    """
 
     recipe: Recipe
     steps: tuple[Step, ...]
     keys: Mapping[str, str]
     targets: tuple[TargetPlan, ...]
+    compressed: tuple[str, ...] = ()
+
+    @property
+    def preflights(self) -> list[Step]:
+        """What is tried of the student, the objective and the compression; each target has a preflight of its own."""
+        own = {target.preflight for target in self.targets}
+        return [step for step in self.steps if step.ensures == PREFLIGHT and step.name not in own]
 
     @cached_property
     def by_name(self) -> dict[str, Step]:
@@ -102,10 +124,17 @@ def make_plan(
     preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
     objective = recipe.distill.objective(recipe.task.outputs)
     tried = _seeded(_objective_step(recipe, objective), recipe.seed)
-    steps = {step.name: step for step in (tried, *preflights)} | _training_steps(recipe, objective)
+    shrinking, quantization = in_order(recipe.compress, recipe.quantize)
+    checks = [_seeded(_compression_check(recipe, shrinking), recipe.seed)] if shrinking else []
+    training = _training_steps(recipe, objective)
+    compressing = _compressing_steps(recipe, objective, shrinking)
+    final = compressing[-1] if compressing else training["student"]
+    program = _program_step(recipe, objective, quantization, final)
+    steps = {step.name: step for step in (tried, *preflights, *checks)} | training
+    steps |= {step.name: _seeded(step, recipe.seed) for step in (*compressing, program)}
     plans = []
     for name, target in targets:
-        added, plan = _target_steps(name, target, recipe, devices or target.devices)
+        added, plan = _target_steps(name, target, recipe, final, program, devices or target.devices)
         steps.update(added)
         plans.append(plan)
     ordered = tuple(steps.values())
@@ -117,7 +146,8 @@ def make_plan(
     )
     for _, target in targets:
         require_runtime(target.runtime)
-    return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans))
+    names = tuple(step.name for step in compressing)
+    return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans), names)
 
 
 def _data_packages(recipe: Recipe) -> tuple[str, ...]:
@@ -178,21 +208,56 @@ def _training_steps(recipe: Recipe, objective: ObjectiveConfig) -> dict[str, Ste
         ),
         *_teacher_steps(recipe),
         _student_step("student", recipe, objective, ("teacher",) if online else ("outputs",)),
-        Step(
-            "program",
-            "edgekd.compress.steps:quantize_student",
-            QuantizeConfig(recipe.quantize, for_fine_tuning(objective, recipe.task.outputs)),
-            State("torch", "qat", "dense"),
-            inputs={"data": "data", "outputs": "outputs", "student": "student"},
-            requires={"data": data, "outputs": State("outputs"), "student": State("torch", "float32")},
-            packages=QUANTIZING,
-            modules=_student_modules(recipe),
-            distributed=True,
-        ),
     ]
     if recipe.distill.baseline:
         steps.append(_student_step(BASELINE, recipe, labels_alone(), ()))
     return {step.name: _seeded(step, recipe.seed) for step in steps}
+
+
+def _compression_check(recipe: Recipe, shrinking: Sequence[Shrinking]) -> Step:
+    return Step(
+        COMPRESSION,
+        "edgekd.compress.check:check_compression",
+        CompressionCheckConfig(recipe.task, recipe.student, tuple(shrinking)),
+        PREFLIGHT,
+        packages=(*_data_packages(recipe), *PRUNING),
+        modules=(*_data_modules(recipe), *_student_modules(recipe)),
+    )
+
+
+def _compressing_steps(recipe: Recipe, objective: ObjectiveConfig, shrinking: Sequence[Shrinking]) -> list[Step]:
+    """What shrinks the float student, each step from the one before."""
+    steps, source = [], "student"
+    for one in shrinking:
+        step = Step(
+            one.kind,
+            "edgekd.compress.steps:compress_student",
+            CompressConfig(one, for_fine_tuning(objective, recipe.task.outputs)),
+            State("torch", "float32", STRUCTURES[one.kind]),
+            inputs={"data": "data", "outputs": "outputs", "student": source},
+            requires={"data": State("dataset"), "outputs": State("outputs"), "student": State("torch", "float32")},
+            packages=PRUNING if one.kind == "prune" else TRAINING,
+            modules=_student_modules(recipe),
+            distributed=True,
+        )
+        steps.append(_seeded(step, recipe.seed))
+        source = step.name
+    return steps
+
+
+def _program_step(recipe: Recipe, objective: ObjectiveConfig, quantization: Quantization, final: Step) -> Step:
+    """final: the step whose float student is quantized."""
+    return Step(
+        "program",
+        "edgekd.compress.steps:quantize_student",
+        QuantizeConfig(quantization, for_fine_tuning(objective, recipe.task.outputs)),
+        State("torch", quantization.method, final.ensures.structure),
+        inputs={"data": "data", "outputs": "outputs", "student": final.name},
+        requires={"data": State("dataset"), "outputs": State("outputs"), "student": State("torch", "float32")},
+        packages=QUANTIZING,
+        modules=_student_modules(recipe),
+        distributed=True,
+    )
 
 
 def _check_teacher(recipe: Recipe, objective: ObjectiveConfig) -> None:
@@ -264,10 +329,13 @@ def _student_step(name: str, recipe: Recipe, objective: ObjectiveConfig, sources
 
 
 def _target_steps(
-    name: str, target: Target, recipe: Recipe, devices: Iterable[str]
+    name: str, target: Target, recipe: Recipe, final: Step, program: Step, devices: Iterable[str]
 ) -> tuple[dict[str, Step], TargetPlan]:
     runtime = RUNTIMES[target.runtime]
-    export, float_export = _export_step(target, target.precision, recipe), _export_step(target, "float32", recipe)
+    sources = {"float32": final, "float16": final, "int8": program, "int8-weights": program}
+    export, float_export = (
+        _export_step(target, precision, recipe, sources[precision]) for precision in (target.precision, "float32")
+    )
     compared = [("exported", export), ("student", float_export)]
     if can_be_tapped(recipe.teacher):
         compared.append(("teacher", _teacher_export_step(target, recipe)))
@@ -279,8 +347,9 @@ def _target_steps(
         inputs={
             "export": export.name,
             "float": float_export.name,
-            "program": "program",
+            "program": program.name,
             "student": "student",
+            "compressed": final.name,
             "teacher": "teacher",
             "outputs": "outputs",
             "data": "data",
@@ -288,7 +357,8 @@ def _target_steps(
         requires={
             "export": State(target.format, target.precision),
             "float": State(target.format, "float32"),
-            "program": State("torch", "qat"),
+            "program": program.ensures,
+            "compressed": final.ensures,
         },
         packages=(*QUANTIZING, *runtime),
         modules=_student_modules(recipe),
@@ -317,17 +387,16 @@ def _target_steps(
     return {step.name: _seeded(step, recipe.seed) for step in steps}, plan
 
 
-def _export_step(target: Target, precision: Precision, recipe: Recipe) -> Step:
-    """The student in a precision: a float one as it was distilled, an integer one from the quantized program."""
+def _export_step(target: Target, precision: Precision, recipe: Recipe, source: Step) -> Step:
+    """The student in a precision. source: the step of the float student, or of the quantized program for integers."""
     integers = precision in ("int8", "int8-weights")
-    source, state = ("program", "qat") if integers else ("student", "float32")
     return Step(
         f"export[{_described(target, precision)}]",
         f"edgekd.export.steps:{'export_quantized' if integers else 'export_student'}",
         ExportConfig(target.format, precision, target.output, recipe.name),
-        State(target.format, precision, "dense"),
-        inputs={source: source, "data": "data"},
-        requires={source: State("torch", state), "data": State("dataset")},  # type: ignore[arg-type]
+        State(target.format, precision, source.ensures.structure),
+        inputs={"program" if integers else "student": source.name, "data": "data"},
+        requires={"program" if integers else "student": source.ensures, "data": State("dataset")},
         packages=(*(QUANTIZING if integers else TRAINING), *EXPORTING[target.format]),
         modules=_student_modules(recipe),
     )

@@ -284,12 +284,98 @@ class Distillation:
         return objective
 
 
-@dataclass(frozen=True, config=STRICT)
-class Quantization:
-    """Int8 quantization-aware training, with the distillation losses kept on."""
-
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class _Recovered:
     train: Training
-    calibration_samples: Count = 256
+    """How the student recovers: by the losses over outputs, the teacher's among them."""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Prune(_Recovered):
+    """Remove whole channels, those that matter least first, until a share of the cost is left."""
+
+    kind: Literal["prune"]
+    macs: Between | None = None
+    """Share of the multiply-accumulates to keep."""
+    params: Between | None = None
+    """Or share of the parameters."""
+    rounds: Count = 1
+    """Prune by equal ratios so many times, and recover after each."""
+    protect: tuple[str, ...] = ()
+    """Layers that keep their channels: module paths, or patterns such as `blocks.0.*`."""
+
+    def __post_init__(self) -> None:
+        if (self.macs is None) == (self.params is None):
+            raise ValueError("compress: 'prune' needs either 'macs' or 'params', the share to keep")
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Factorize(_Recovered):
+    """Replace linear and convolution layers by two thinner ones where that saves multiply-accumulates."""
+
+    kind: Literal["factorize"]
+    energy: Share | None = None
+    """Share of a weight's squared singular values to keep."""
+    rank: Share | None = None
+    """Or share of its rank."""
+    layers: tuple[str, ...] = ("*",)
+    """Which ones: module paths or patterns."""
+
+    def __post_init__(self) -> None:
+        if (self.energy is None) == (self.rank is None):
+            raise ValueError("compress: 'factorize' needs either 'energy' or 'rank', the share to keep")
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Sparsify(_Recovered):
+    """Set the smallest weights to zero, and keep them there from then on."""
+
+    kind: Literal["sparsify"]
+    pattern: Literal["unstructured", "2:4"] = "unstructured"
+    share: Between | None = None
+    """Share of the weights that become zero; of 2:4 it is a half."""
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (self.pattern == "unstructured"):
+            raise ValueError("compress: 'sparsify' needs 'share' where the pattern is unstructured, and only there")
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class MixedPrecision:
+    """Keep the fewest layers float with which the calibrated student reaches a score."""
+
+    floor: Share
+    """The accuracy to reach, 0 to 1, or whatever the task's score is; taken before any training with quantizers."""
+    samples: Count = 256
+    """Labelled samples that it is taken on: of the validation split, or of the training split where there is none."""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Quantization:
+    """To int8: trained with the losses over outputs kept on (qat), or as the calibration has it (ptq)."""
+
+    method: Literal["qat", "ptq"] = "qat"
+    train: Training | None = None
+    """Of qat; ptq does not look at it."""
+    calibration_samples: Count | None = None
+    """Training samples, drawn from the seed; 256 if not given, or all that there are."""
+    sensitivity: bool = False
+    """Find out how much each layer suffers."""
+    mixed: MixedPrecision | None = None
+
+    def __post_init__(self) -> None:
+        if self.method == "qat" and self.train is None:
+            raise ValueError("quantize: qat needs a [quantize.train] table; add it, or set method = 'ptq'")
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Quantize(Quantization):
+    """The same as the last entry of [[compress]]."""
+
+    kind: Literal["quantize"]
+
+
+Compression = Annotated[Prune | Factorize | Sparsify | Quantize, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -320,7 +406,10 @@ class Recipe:
     teacher: Teacher
     student: Student
     distill: Distillation
-    quantize: Quantization
+    compress: tuple[Compression, ...] = ()
+    """In this order, after distillation; see `edgekd.compress.order`."""
+    quantize: Quantization | None = None
+    """The last one, in short."""
     budgets: Budgets = dataclasses.field(default_factory=Budgets)
     measure: Measure = dataclasses.field(default_factory=Measure)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

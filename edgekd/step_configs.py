@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgekd.compress.order import Shrinking
 from edgekd.distill.config import ObjectiveConfig
 from edgekd.recipe import Budgets, Quantization, Student, Task, Teacher, TorchTeacher, Training
 from edgekd.target import CoverageLimits, Format, ParityLimits, Precision, Runtime, Target
@@ -39,8 +40,25 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
+class CompressConfig:
+    """What shrinks a float student, and the losses by which it recovers."""
+
+    compression: Shrinking
+    objective: ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class CompressionCheckConfig:
+    """What is tried before anything is trained: everything that is to shrink a student, on a task's data."""
+
+    task: Task
+    student: Student
+    compress: tuple[Shrinking, ...]
+
+
+@dataclass(frozen=True)
 class QuantizeConfig:
-    """Quantization-aware training, with the losses that stay on."""
+    """A quantization, and the losses that stay on while it is trained."""
 
     quantization: Quantization
     objective: ObjectiveConfig

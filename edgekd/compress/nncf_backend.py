@@ -1,8 +1,9 @@
 """NNCF, set up for quantization-aware training on any machine: no compiler, no log lines, no telemetry."""
 
+import copy
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -116,6 +117,43 @@ def open_output(model: nn.Module, example: torch.Tensor, low: float, high: float
         with torch.no_grad():
             last.quantizer.input_low.fill_(low)
             last.quantizer.input_range.fill_(high - low)
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Are there quantizers in it already?"""
+    return any(f".{name}".find(f".{HOOKS_PREFIX.rstrip('.')}") >= 0 for name, _ in model.named_modules())
+
+
+def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[str]:
+    """Module paths of the layers whose weights are quantized, in the order of the graph."""
+    placed = quantizers_of(model, example)
+    return list(dict.fromkeys(one.tensor.rpartition(".")[0] for one in placed if one.is_weight))
+
+
+def keep_float(model: nn.Module, example: torch.Tensor, layers: Collection[str]) -> nn.Module:
+    """A copy in which these layers compute in float: their weights and what comes out of them are not quantized.
+
+    Nor are the weights of layers that then take float numbers. The output of the model is quantized as before.
+    """
+    kept = copy.deepcopy(model)
+    placed = quantizers_of(kept, example)
+    used = {source for one in placed for source in one.sources}
+    own = {position for position, one in enumerate(placed) if one.is_weight and one.tensor.rpartition(".")[0] in layers}
+    behind = {
+        position
+        for position, one in enumerate(placed)
+        if not one.is_weight and position in used and own & set(one.sources)
+    }
+    fed = {
+        source
+        for one in placed
+        if not one.is_weight and behind & set(one.sources)
+        for source in one.sources
+        if placed[source].is_weight
+    }
+    for position in own | behind | fed:
+        replace_quantizers(kept, placed[position].hooks, None)
+    return kept
 
 
 def get_config(model: nn.Module) -> dict[str, Any]:

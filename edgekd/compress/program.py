@@ -19,6 +19,7 @@ from edgekd.errors import ExportError
 from edgekd.models.build import Architecture, build, example_input, write_tensors
 
 ops = torch.ops.quantized_decomposed
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ class QuantizedProgram:
     def output_scale(self) -> float:
         """The scale of the output: one step of it is one LSB of an answer."""
         return output_scale(self.table)
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Module paths of the layers whose weights are not quantized, where a runtime computes in float."""
+        quantized = {entry.tensor for entry in self.table if entry.kind == "weight"}
+        layers = ((name, layer) for name, layer in self.model.named_modules() if isinstance(layer, WEIGHTED))
+        return tuple(name for name, layer in layers if f"{name}.weight" not in quantized)
 
     def frozen(self, stored: bool, unsigned: bool = False, activations: bool = True) -> nn.Module:
         """A copy whose quantizers are explicit quantize and dequantize operations with the learned numbers.

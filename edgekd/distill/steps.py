@@ -54,7 +54,7 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
     )
     keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
-    return _model_facts(module, architecture, data, outputs)
+    return model_facts(module, architecture, data, outputs)
 
 
 def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> Architecture:
@@ -62,9 +62,10 @@ def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> 
     return Architecture(model, args, tuple(facts["input_shape"]), len(facts["labels"]), facts["vocabulary"])
 
 
-def _model_facts(
+def model_facts(
     module: nn.Module, architecture: Architecture, data: Artifact, teacher: Artifact | None = None
 ) -> Facts:
+    """Size, cost and quality of a module. teacher: its cached outputs."""
     return {
         "model": architecture.model,
         "params": parameter_count(module),

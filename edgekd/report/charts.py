@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 INK, MUTED, GRID = "#1c2733", "#5b6b7b", "#dfe5ec"
-COLOURS = {"teacher": "#8a97a6", "student alone": "#a9c4e4", "student, float": "#4f86c6"}
+COLOURS = {
+    "teacher": "#8a97a6",
+    "student alone": "#a9c4e4",
+    "student, float": "#4f86c6",
+    "student, compressed": "#2f6aa8",
+}
 EXPORTED = "#1f9d6b"
 ROWS = 3
 """Bars that a chart has room for without growing."""

@@ -12,6 +12,7 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
     """All that a reader of the report can ask for. Equal artifacts give an equal document."""
     teacher, student = artifacts["teacher"], artifacts["student"]
     data, program = artifacts["data"], artifacts["program"]
+    compressed = [artifacts[name] for name in plan.compressed]
     return {
         "recipe": plan.recipe.name,
         "seed": plan.recipe.seed,
@@ -20,8 +21,12 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
         "student": student.facts,
         "baseline": artifacts[BASELINE].facts if BASELINE in artifacts else None,
         "distillation": student.provenance.config,
+        "compression": [
+            {"config": one.provenance.config, **{name: one.facts[name] for name in ("bought", "sparsity")}}
+            for one in compressed
+        ],
         "quantization": program.provenance.config,
-        "artifacts": [target_document(target, artifacts) for target in plan.targets],
+        "artifacts": [target_document(target, artifacts, [student, *compressed][-1]) for target in plan.targets],
         "steps": [
             {
                 "name": step.name,
@@ -36,10 +41,10 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
     }
 
 
-def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
-    """One exported model: what it is, what was checked, what was measured."""
+def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact], student: Artifact) -> dict[str, Any]:
+    """One exported model: what it is, what was checked, what was measured. student: the float one behind it."""
     export, checks = artifacts[target.export], artifacts[target.checks]
-    float_export, student = artifacts[target.float_export], artifacts["student"]
+    float_export = artifacts[target.float_export]
     return {
         "target": target.name,
         "title": target.target.title,

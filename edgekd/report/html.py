@@ -17,8 +17,8 @@ READERS = {
 }
 """How each format was read, independently of the runtime."""
 SOURCES = {
-    "int8": "the quantization-aware model",
-    "int8-weights": "the quantization-aware model with float activations",
+    "int8": "the quantized program",
+    "int8-weights": "the quantized program with float activations",
     "float16": "the float student",
     "float32": "the float student",
 }
@@ -52,7 +52,10 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     names = {"teacher": "teacher"}
     if report["baseline"]:
         names["alone"], accuracy["alone"] = "student alone", report["baseline"]["accuracy"]
-    names |= {"student_float": "student, float", "exported": f"exported {artifact['precision']}"}
+    names["student_float"] = "student, float"
+    if "compressed" in accuracy:
+        names["compressed"] = "student, compressed"
+    names["exported"] = f"exported {artifact['precision']}"
     teacher_params = report["teacher"]["params"]
     weights = [Bar("teacher", 4 * teacher_params, _bytes(4 * teacher_params))] if teacher_params else []
     pictures = [
@@ -84,8 +87,8 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
 
 
 def _loss(table: dict[str, Any]) -> str:
-    """A loss of the recipe in words: its name, and its settings as they are written there."""
-    settings = {name: value for name, value in table.items() if name != "kind" and value is not None}
+    """A loss or a compression of the recipe in words: its name, and its settings as they are written there."""
+    settings = {name: value for name, value in table.items() if name not in ("kind", "train") and value is not None}
     return f"{table['kind']} ({', '.join(f'{name} {_setting(value)}' for name, value in settings.items())})"
 
 

@@ -8,6 +8,7 @@ MODELS = {
     "teacher": "teacher",
     "student_alone": "student alone",
     "student_float": "student, distilled",
+    "compressed": "student, compressed",
     "quantized_program": "quantized program",
     "exported": "exported file",
 }

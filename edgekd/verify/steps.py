@@ -63,7 +63,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
 
     session = open_session(file, runtime=config.runtime)
     found = coverage(graph, session.placement(), source.transposes)
-    check_coverage(config.coverage, found)
+    check_coverage(config.coverage, found, len(source.floats))
 
     test, labels = load_array(data.file("test_inputs.npy")), np.load(data.file("test_labels.npy"))
     pixels = raw_pixels(data.facts["preprocessing"])
@@ -82,9 +82,11 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         raise GateError(f"parity: {problem}{where}")
 
     _check_float(work, test[:FLOAT_SAMPLES], pixels)
+    smaller = work.inputs["compressed"]
     found_out = {
         "teacher": _teacher_quality(work),
         "student_float": work.inputs["student"].facts,
+        **({} if smaller.key == work.inputs["student"].key else {"compressed": smaller.facts}),
         "quantized_program": work.inputs["program"].facts,
         "exported": quality_of(answers, data, work.inputs.get("outputs")),
     }
@@ -110,10 +112,10 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
             "agrees": ALIKE[kind],
         },
         "limits": dataclasses.asdict(limits),
-        "quantizers": {"learned": readback.learned, "exact": readback.exact},
+        "quantizers": {"learned": readback.learned, "exact": readback.exact, "float_layers": list(source.floats)},
         "ops": found.document(),
         "bytes_moved": bytes_moved(graph),
-        "macs": work.inputs["student"].facts["macs"],
+        "macs": smaller.facts["macs"],
         "input": {**dataclasses.asdict(session.inputs[0]), "layout": layout(session)},
         "output": {**dataclasses.asdict(session.outputs[0]), "form": form},
     }
@@ -136,7 +138,7 @@ def _limits(limits: ParityLimits, reference: np.ndarray, kind: Outputs) -> Parit
 
 def _check_float(work: Work[VerifyConfig], inputs: torch.Tensor, pixels: tuple[float, float] | None) -> None:
     """The float32 file is published for comparison: it must answer like the float student."""
-    student, _ = load_module(work.inputs["student"].path, "student")
+    student, _ = load_module(work.inputs["compressed"].path, "student")
     session = open_session(model_file(work.inputs["float"]), runtime=work.config.runtime)
     found = session.decode(session.run(session.encode(inputs.numpy(), pixels)))
     expected = predict(student, inputs)
@@ -161,7 +163,7 @@ def _run(session: Session, inputs: np.ndarray, progress: Progress, block: int = 
 @dataclass(frozen=True)
 class _Source:
     """What an exported file is held against: a torch model, its quantizers that the file must hold, the step of its
-    output (0 for a float one), and how many transposes it asks for itself.
+    output (0 for a float one), how many transposes it asks for itself, and which layers of an int8 one are float.
     """
 
     model: nn.Module
@@ -169,6 +171,7 @@ class _Source:
     step: float
     transposes: int
     program: QuantizedProgram | None = None
+    floats: tuple[str, ...] = ()
 
     def locate(
         self, session: Session, graph: FileGraph, readback: Readback, inputs: torch.Tensor, encoded: np.ndarray
@@ -183,13 +186,13 @@ class _Source:
 def _source(work: Work[VerifyConfig]) -> _Source:
     """The quantization-aware model itself, the same with float activations, or the float student."""
     if work.config.precision in ("float32", "float16"):
-        model, architecture = load_module(work.inputs["student"].path, "student")
+        model, architecture = load_module(work.inputs["compressed"].path, "student")
         return _Source(model, (), 0.0, asked_transposes(model, example_input(architecture)))
     program = restore_program(work.inputs["program"])
     table = kept(program.table, work.config.precision)
     transposes = asked_transposes(program.frozen(stored=False), program.example)
     if work.config.precision == "int8":
-        return _Source(program.model, table, program.output_scale, transposes, program)
+        return _Source(program.model, table, program.output_scale, transposes, program, program.float_layers)
     return _Source(program.weights_only(), table, 0.0, transposes)
 
 
