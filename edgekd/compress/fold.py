@@ -42,11 +42,11 @@ def trace(model: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgr
         with quiet():
             return torch.export.export(model, (example,), strict=False)
     except Exception as error:
-        where = _line_of(error)
+        where = line_of(error)
         raise ExportError(f"torch.export cannot trace {type(model).__name__}: {first_line(error)}{where}") from error
 
 
-def _line_of(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     """The innermost line of the model's own code in a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.name == "forward" and TORCH not in Path(frame.filename).parents]

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgekd.config import nearest
 from edgekd.errors import UsageError, first_line
+from edgekd.models.structure import apply_edit
 from edgekd.references import MODELS, call
 
 
@@ -22,7 +23,8 @@ from edgekd.references import MODELS, call
 class Architecture:
     """How to build a module again: its reference and arguments, and the task that it was built for.
 
-    vocabulary: the number of token ids, where the inputs are such.
+    vocabulary: the number of token ids, where the inputs are such. edits: what compression changed since, in order, as
+    plain JSON (see `structure.apply_edit`).
     """
 
     model: str
@@ -30,14 +32,16 @@ class Architecture:
     input_shape: tuple[int, ...]
     classes: int
     vocabulary: int | None = None
+    edits: tuple[Mapping[str, Any], ...] = ()
 
 
 def build(architecture: Architecture, role: str) -> nn.Module:
     """Build an untrained module and check that zeros of shape (1, *input_shape) give (1, classes), and two samples two.
 
-    The function behind the reference is called with input_shape, classes, for token ids the vocabulary, and the args.
+    The function behind the reference is called with input_shape, classes, for token ids the vocabulary, and the args;
+    then the edits are done.
 
-    Raises UsageError, naming `role` (teacher or student), if it does not.
+    Raises UsageError, naming `role` (teacher or student), if it does not, or if an edit does not fit.
     """
     task = [architecture.input_shape, architecture.classes]
     if architecture.vocabulary is not None:
@@ -45,6 +49,8 @@ def build(architecture: Architecture, role: str) -> nn.Module:
     module = call(architecture.model, MODELS, *task, args=architecture.args)
     if not isinstance(module, nn.Module):
         raise UsageError(f"{role}: {architecture.model} returned {type(module).__name__}, not a torch.nn.Module")
+    for edit in architecture.edits:
+        module = _edited(module, edit, f"{role}: {architecture.model}")
     module.eval()
     try:
         with torch.no_grad():
@@ -61,6 +67,13 @@ def build(architecture: Architecture, role: str) -> nn.Module:
         )
     _check_batch(module, architecture, role)
     return module
+
+
+def _edited(module: nn.Module, edit: Mapping[str, Any], where: str) -> nn.Module:
+    try:
+        return apply_edit(module, edit)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _check_batch(module: nn.Module, architecture: Architecture, role: str) -> None:
@@ -91,7 +104,10 @@ def save_module(module: nn.Module, architecture: Architecture, folder: Path) -> 
     """Write `weights.safetensors` and `architecture.json`."""
     state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
     write_tensors(state, folder / "weights.safetensors")
-    (folder / "architecture.json").write_text(json.dumps(dataclasses.asdict(architecture)))
+    document = dataclasses.asdict(architecture)
+    if not architecture.edits:
+        del document["edits"]
+    (folder / "architecture.json").write_text(json.dumps(document))
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -104,7 +120,8 @@ def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
 
 def load_architecture(folder: Path) -> Architecture:
     document = json.loads((folder / "architecture.json").read_text())
-    return Architecture(**{**document, "input_shape": tuple(document["input_shape"])})
+    rows = {"input_shape": tuple(document["input_shape"]), "edits": tuple(document.get("edits", ()))}
+    return Architecture(**{**document, **rows})
 
 
 def load_module(folder: Path, role: str) -> tuple[nn.Module, Architecture]:

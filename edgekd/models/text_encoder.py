@@ -8,25 +8,25 @@ from torch.nn import functional as F
 
 
 class SelfAttention(nn.Module):
-    """Multi-head scaled dot-product attention over all positions."""
+    """Multi-head scaled dot-product attention over all positions; the scale is that of the width it was built with."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        count, length, width = inputs.shape
+        count, length, _ = inputs.shape
 
         def split(rows: torch.Tensor) -> torch.Tensor:
             return rows.reshape(count, length, self.heads, -1).transpose(1, 2)
 
         query, key, value = split(self.query(inputs)), split(self.key(inputs)), split(self.value(inputs))
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        outputs: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(count, length, width))
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        outputs: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(count, length, -1))
         return outputs
 
 
