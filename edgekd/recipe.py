@@ -414,6 +414,10 @@ class Recipe:
     measure: Measure = dataclasses.field(default_factory=Measure)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    def __post_init__(self) -> None:
+        if self.quantize is None and not any(isinstance(one, Quantize) for one in self.compress):
+            raise ValueError("'quantize' is missing; add a [quantize] table, with method = 'ptq' for no training")
+
 
 @dataclass(frozen=True)
 class Source:

@@ -121,7 +121,7 @@ def open_output(model: nn.Module, example: torch.Tensor, low: float, high: float
 
 def is_quantized(model: nn.Module) -> bool:
     """Are there quantizers in it already?"""
-    return any(f".{name}".find(f".{HOOKS_PREFIX.rstrip('.')}") >= 0 for name, _ in model.named_modules())
+    return any(HOOKS_PREFIX in f"{name}." for name, _ in model.named_modules())
 
 
 def weighted_layers(model: nn.Module, example: torch.Tensor) -> list[str]:

@@ -30,9 +30,8 @@ def in_order(compress: Sequence[Compression], quantize: Quantization | None) -> 
             raise UsageError(f"compress: '{after.kind}' stands there twice in turn; ask for all of it in one")
         if ORDER.index(before.kind) > ORDER.index(after.kind):
             raise UsageError(f"compress: '{after.kind}' comes before '{before.kind}': {BEFORE[after.kind]}")
-    if not entries or not isinstance(entries[-1], Quantize):
-        raise UsageError("'quantize' is missing; add a [quantize] table, with method = 'ptq' for no training")
     *shrinking, last = entries
+    assert isinstance(last, Quantize), "a recipe has a quantization, and nothing comes after it"
     settings = {name: value for name, value in vars(last).items() if name not in ("kind", "train")}
     quantization = Quantization(train=last.train if last.method == "qat" else None, **settings)
     return [one for one in shrinking if not isinstance(one, Quantize)], quantization

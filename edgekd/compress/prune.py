@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from edgekd.compress.channels import Group, channel_groups, check_forward, cut
-from edgekd.compress.nncf_backend import HOOKS_PREFIX
+from edgekd.compress.weights import require_float
 from edgekd.config import nearest
 from edgekd.errors import UsageError
 
@@ -71,10 +71,7 @@ def _check_arguments(model: nn.Module, keep: float, rounds: int) -> None:
         raise UsageError(f"keep: the share of the cost that stays must be above 0 and below 1, not {keep}")
     if rounds < 1:
         raise UsageError(f"rounds: must be at least 1, not {rounds}")
-    if any(HOOKS_PREFIX in name for name in model.state_dict()):
-        raise UsageError(
-            "the model is quantized: its ranges belong to the channels that it has; prune before quantizing"
-        )
+    require_float(model, "prune")
     for path, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise UsageError(f"'{path}' has a parametrized weight, which cannot be cut; prune before parametrizing")

@@ -13,7 +13,7 @@ from edgekd.compress.prune import prune
 from edgekd.compress.sparsify import holding_zeros, sparsify
 from edgekd.models.build import Architecture, example_input, parameter_count
 from edgekd.models.cost import macs
-from edgekd.models.structure import resize_between
+from edgekd.models.structure import LOW_RANK, resize_between
 from edgekd.recipe import Factorize, Prune, Sparsify
 
 Recover = Callable[[nn.Module], object]
@@ -44,7 +44,7 @@ def shrink(
             energy, rank = compression.energy, compression.rank
             smaller, ranks = factorize(module, example, energy=energy, rank=rank, layers=compression.layers)
             recover(smaller)
-            return smaller, _edited(architecture, {"kind": "low-rank", "layers": ranks})
+            return smaller, _edited(architecture, {"kind": LOW_RANK, "layers": ranks})
         case Sparsify():
             smaller = sparsify(module, share=compression.share, pattern=compression.pattern)
             with holding_zeros(smaller):

@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import nn
 
-from edgekd.compress.nncf_backend import HOOKS_PREFIX
+from edgekd.compress.nncf_backend import is_quantized
 from edgekd.errors import UsageError
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -22,7 +22,7 @@ def weighted_layers(model: nn.Module) -> dict[str, Layer]:
 
 def require_float(model: nn.Module, change: str) -> None:
     """Raise UsageError for a model with quantizers: their ranges are those of the weights as they are."""
-    if any(HOOKS_PREFIX in f"{name}." for name, _ in model.named_modules()):
+    if is_quantized(model):
         raise UsageError(
             f"{change}: the model is quantized already, and its ranges were found for the weights it has; "
             f"{change} the float model, then quantize"

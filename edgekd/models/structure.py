@@ -9,8 +9,9 @@ from torch import nn
 
 from edgekd.config import nearest
 from edgekd.errors import UsageError
+from edgekd.models.low_rank import apply_low_rank
 
-RESIZE = "resize"
+RESIZE, LOW_RANK = "resize", "low-rank"
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -48,6 +49,8 @@ def apply_edit(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
 
     Raises UsageError if the edit is of no known kind or does not fit the module.
     """
+    if edit.get("kind") == LOW_RANK:
+        return apply_low_rank(module, edit["layers"])
     if edit.get("kind") != RESIZE:
         raise UsageError(f"an edit of kind {edit.get('kind')!r} is not known; this build of edgekd is too old for it")
     changed = copy.deepcopy(module)
