@@ -1,13 +1,20 @@
 """Before any training: can the student be shrunk as the recipe says?"""
 
+import dataclasses
+
 from edgekd.artifact import Facts
 from edgekd.compress.shrink import shrink
 from edgekd.models.build import Architecture, build, example_input, parameter_count
 from edgekd.models.cost import macs
+from edgekd.recipe import Factorize
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import CompressionCheckConfig
 from edgekd.tasks.outline import outline
+
+
+LOWEST = 1e-6
+"""Of ranks: the energies of untrained weights tell nothing."""
 
 
 def check_compression(work: Work[CompressionCheckConfig]) -> Facts:
@@ -18,5 +25,7 @@ def check_compression(work: Work[CompressionCheckConfig]) -> Facts:
     architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
     module = build(architecture, "student")
     for compression in config.compress:
+        if isinstance(compression, Factorize) and compression.energy is not None:
+            compression = dataclasses.replace(compression, energy=None, rank=LOWEST)
         module, architecture = shrink(compression, module, architecture, lambda model: None)
     return {"params": parameter_count(module), "macs": macs(module, example_input(architecture))}

@@ -59,7 +59,7 @@ def compress_student(work: Work[CompressConfig]) -> Facts:
     found = model_facts(smaller, architecture, data, teacher)
     bought = {name: [student.facts[name], found[name]] for name in ("params", "macs")}
     bought["accuracy"] = [student.facts["accuracy"], scores[0], found["accuracy"]]
-    return {**found, "bought": bought, "sparsity": sparsity_of(smaller)}
+    return {**found, "bought": bought, "sparsity": dataclasses.asdict(sparsity_of(smaller))}
 
 
 def quantize_student(work: Work[QuantizeConfig]) -> Facts:

@@ -73,11 +73,6 @@ def test_a_second_quantization_is_refused_with_the_reason() -> None:
     assert "PTQ would calibrate anew and throw away the scales" in refusal(QAT, PTQ)
 
 
-def test_without_a_quantization() -> None:
-    with pytest.raises(UsageError, match=r"'quantize' is missing; add a \[quantize\] table"):
-        dataclasses.replace(recipe(PRUNE), quantize=None)
-
-
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
