@@ -75,7 +75,8 @@ def store_root(folder: Path) -> Path:
 
 
 def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None, crew: Crew | None = None) -> BuildResult:
-    """Make what is missing, publish to OUT/<recipe>/<target>, write OUT/<recipe>/report.{json,html}.
+    """Make what is missing, publish to OUT/<recipe>/<target>, write OUT/<recipe>/report.{json,html}; of a ladder, below
+    OUT/<recipe>/<rung>.
 
     Where the student is trained already, its real export is the only one: nothing is tried before.
     Raises DeviceError or DependencyError, before anything is made, if a device cannot be reached. Raises GateError if a
@@ -84,7 +85,7 @@ def build(plan: Plan, store: Store, out: Path, watcher: Watcher | None = None, c
 
     crew: the processes of a launch; the others are in `follow`.
     """
-    home = out / plan.recipe.name
+    home = out / plan.recipe.name / plan.rung
     check_writable(home)
     check_writable(store.root)
     watcher = watcher or NobodyWatches()

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.config import nearest
 from edgekd.errors import GateError, MeasurementError, UsageError
 from edgekd.processes import Crew
+
+if TYPE_CHECKING:
+    from edgekd.build import BuildResult
+    from edgekd.plan import Plan
+    from edgekd.recipe import Source
 
 CALIBRATION_SECONDS = 6.0
 
@@ -32,23 +37,35 @@ def build_command(
     out: Path,
     crew: Crew | None = None,
 ) -> Result:
+    with _planned(recipe, targets, overrides, devices) as (plans, source):
+        if source.rungs:
+            if crew is not None:
+                raise UsageError("a ladder is built by one process; start it without torchrun or accelerate launch")
+            return _build_ladder(plans, source, out)
+        return _build(plans[0], source, out, crew)
+
+
+def _build(plan: "Plan", source: "Source", out: Path, crew: Crew | None) -> Result:
     from edgekd.build import build, store_root
     from edgekd.progress import watching
     from edgekd.store import Store
 
-    with _planned(recipe, targets, overrides, devices) as (plan, source):
-        with watching(len(plan.steps)) as watcher:
-            watcher.say(f"recipe: {source.origin}")
-            result = build(plan, Store(store_root(source.folder)), out, watcher, crew)
-        artifacts = [
-            {**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]
-        ]
-        for entry in artifacts:
-            for measurement in entry["measurements"]:
-                if not measurement["valid"]:
-                    reason = measurement["why_not_valid"]
-                    print(f"edgekd: {entry['target']} on {measurement['device']} not valid: {reason}", file=sys.stderr)
-    document = {
+    with watching(len(plan.steps)) as watcher:
+        watcher.say(f"recipe: {source.origin}")
+        result = build(plan, Store(store_root(source.folder)), out, watcher, crew)
+    document = _build_document(plan, result)
+    return Result(document, "\n".join([*map(_artifact_line, document["artifacts"]), f"report: {result.report}"]))
+
+
+def _build_document(plan: "Plan", result: "BuildResult") -> dict[str, Any]:
+    """What was built, as JSON. Says on the way which measurements are not valid."""
+    artifacts = [{**entry, "path": str(result.report.parent / entry["path"])} for entry in result.document["artifacts"]]
+    for entry in artifacts:
+        for measurement in entry["measurements"]:
+            if not measurement["valid"]:
+                reason = measurement["why_not_valid"]
+                print(f"edgekd: {entry['target']} on {measurement['device']} not valid: {reason}", file=sys.stderr)
+    return {
         "recipe": plan.recipe.name,
         "report": str(result.report),
         "artifacts": artifacts,
@@ -57,7 +74,58 @@ def build_command(
             for name, done in result.steps.items()
         ],
     }
-    return Result(document, "\n".join([*map(_artifact_line, artifacts), f"report: {result.report}"]))
+
+
+def _build_ladder(plans: Sequence["Plan"], source: "Source", out: Path) -> Result:
+    """Every rung, whatever becomes of the others; one that fails a gate decides how it ends."""
+    from edgekd.build import build, store_root
+    from edgekd.progress import watching
+    from edgekd.report.ladder import build_ladder, write_ladder
+    from edgekd.store import Store
+
+    found: dict[str, dict[str, Any] | GateError] = {}
+    documents = {}
+    for plan in plans:
+        with watching(len(plan.steps)) as watcher:
+            watcher.say(f"recipe: {source.origin}, ladder.{plan.rung}")
+            try:
+                result = build(plan, Store(store_root(source.folder)), out, watcher)
+            except GateError as error:
+                found[plan.rung] = error
+                print(f"edgekd: ladder.{plan.rung}: {error}", file=sys.stderr)
+                continue
+        found[plan.rung], documents[plan.rung] = result.document, _build_document(plan, result)
+    ladder = build_ladder(source.recipe.name, found)
+    page = write_ladder(out / source.recipe.name, ladder)
+    failed = [one for one in found.values() if isinstance(one, GateError)]
+    return Result(
+        {"recipe": source.recipe.name, "ladder": ladder, "report": str(page), "rungs": documents},
+        f"{_ladder_text(ladder)}\nreport: {page}",
+        failed[0].exit_code if failed else 0,
+    )
+
+
+def _ladder_text(ladder: dict[str, Any]) -> str:
+    from edgekd.report.ladder import COSTS
+    from edgekd.tasks.metrics import TITLES, shown
+
+    tables = []
+    for target in ladder["targets"]:
+        header = ("rung", TITLES[target["metric"]], "parameters", *COSTS.values(), "on the front of")
+        rows = [
+            (
+                rung["rung"],
+                shown(rung["accuracy"], target["metric"]),
+                f"{rung['params']:,}",
+                f"{rung['bytes']:,}",
+                f"{rung['macs']:,}",
+                "-" if rung["p50_ms"] is None else f"{rung['p50_ms']:.4g}",
+                ", ".join(COSTS[cost] for cost in rung["front"]) or "-",
+            )
+            for rung in target["rungs"]
+        ]
+        tables.append(f"{target['target']}\n{_table(header, rows)}")
+    return "\n".join([*tables, *(f"{rung}: {why}" for rung, why in ladder["failed"].items())])
 
 
 def follow_command(
@@ -67,26 +135,36 @@ def follow_command(
     from edgekd.build import follow, store_root
     from edgekd.store import Store
 
-    with _planned(recipe, targets, overrides, devices) as (plan, source):
-        follow(plan, Store(store_root(source.folder)), crew)
+    with _planned(recipe, targets, overrides, devices) as (plans, source):
+        if not source.rungs:
+            follow(plans[0], Store(store_root(source.folder)), crew)
 
 
 def plan_command(
     recipe: str | None, targets: Sequence[str], overrides: Sequence[str], devices: Sequence[str]
 ) -> Result:
+    with _planned(recipe, targets, overrides, devices) as (plans, source):
+        found = [_plan(plan, source) for plan in plans]
+    if not source.rungs:
+        return found[0]
+    documents = {plan.rung: one.document for plan, one in zip(plans, found, strict=True)}
+    code = next((one.exit_code for one in found if one.exit_code), 0)
+    return Result({"recipe": source.recipe.name, "rungs": documents}, "\n\n".join(one.text for one in found), code)
+
+
+def _plan(plan: "Plan", source: "Source") -> Result:
     from edgekd.build import preflight, reached, store_root
     from edgekd.progress import watching
     from edgekd.store import Store
 
-    with _planned(recipe, targets, overrides, devices) as (plan, source):
-        store = Store(store_root(source.folder))
-        with watching(len(plan.preflights) + len(plan.targets)) as watcher:
-            flights = preflight(plan, store, watcher)
-        devices_found = list(reached(plan, store))
-        steps = [
-            {"name": step.name, "key": plan.keys[step.name], "cached": store.get(plan.keys[step.name]) is not None}
-            for step in plan.steps
-        ]
+    store = Store(store_root(source.folder))
+    with watching(len(plan.preflights) + len(plan.targets)) as watcher:
+        flights = preflight(plan, store, watcher)
+    devices_found = list(reached(plan, store))
+    steps: list[dict[str, Any]] = [
+        {"name": step.name, "key": plan.keys[step.name], "cached": store.get(plan.keys[step.name]) is not None}
+        for step in plan.steps
+    ]
     preflights = [
         {"target": target.name, "exports": found.error is None, "why_not": str(found.error or ""), **found.facts}
         for target, found in zip(plan.targets, flights, strict=True)
@@ -94,7 +172,7 @@ def plan_command(
     document = {
         "recipe": plan.recipe.name,
         "origin": source.origin,
-        "targets": list(targets),
+        "targets": [target.name for target in plan.targets],
         "preflight": preflights,
         "devices": [
             {"device": found.device, "reached": found.error is None, "why_not": str(found.error or "")}
@@ -103,7 +181,8 @@ def plan_command(
         "steps": steps,
     }
     rows = [(step["name"], "cached" if step["cached"] else "to run", str(step["key"])[:16]) for step in steps]
-    text = f"recipe: {source.origin}\n{_table(('step', 'state', 'key'), rows)}"
+    name = f"{source.origin}, ladder.{plan.rung}" if plan.rung else source.origin
+    text = f"recipe: {name}\n{_table(('step', 'state', 'key'), rows)}"
     for entry in preflights:
         text += f"\n{entry['target']}: " + (
             f"exports, about {entry['bytes']:,} bytes" if entry["exports"] else f"will not export: {entry['why_not']}"
@@ -273,7 +352,9 @@ def doctor_command() -> Result:
 
 @contextmanager
 def _planned(recipe, targets, overrides, devices):  # type: ignore[no-untyped-def]
-    """A plan and its source; while the context lasts, modules beside the recipe can be imported."""
+    """The plans of a recipe, one for each rung of its ladder, and its source; while the context lasts, modules beside
+    the recipe can be imported.
+    """
     from edgekd.build import store_root
     from edgekd.keys import Fingerprints
     from edgekd.plan import make_plan
@@ -281,11 +362,12 @@ def _planned(recipe, targets, overrides, devices):  # type: ignore[no-untyped-de
     from edgekd.references import importable
 
     source = load_recipe(recipe, overrides)
+    rungs = {rung: dataclasses.replace(source, recipe=one) for rung, one in source.rungs.items()} or {"": source}
     with importable(source.folder):
         fingerprints = Fingerprints(store_root(source.folder) / "fingerprints.json")
-        plan = make_plan(resolve_paths(source), targets, fingerprints, devices)
+        plans = [make_plan(resolve_paths(one), targets, fingerprints, devices, rung) for rung, one in rungs.items()]
         fingerprints.save()
-        yield plan, source
+        yield plans, source
 
 
 def _check_model(model: Path, device: str) -> None:

@@ -23,13 +23,27 @@ def read_config(kind: type[T], text: str, origin: str, overrides: Sequence[str] 
 
     Raises UsageError naming `origin`, the key, and the nearest valid key or the values that are allowed.
     """
+    return validate(kind, read_document(text, origin, overrides), origin)
+
+
+def read_document(text: str, origin: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """TOML with overrides, not yet validated; raises UsageError for either that cannot be read."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{origin}: not valid TOML: {error}") from error
     for override in overrides:
         _apply(document, override)
-    return validate(kind, document, origin)
+    return document
+
+
+def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the changes: tables are merged key by key, everything else is replaced."""
+    found = dict(document)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value
+    return found
 
 
 def validate(kind: type[T], document: Mapping[str, Any], origin: str) -> T:

@@ -89,7 +89,7 @@ class TargetPlan:
 class Plan:
     """Steps in an order in which they can run, the key of each, and the targets they lead to.
 
-    compressed: the steps that shrink the float student, in their order.
+    compressed: the steps that shrink the float student, in their order. rung: of a ladder, or empty.
     """
 
     recipe: Recipe
@@ -97,6 +97,7 @@ class Plan:
     keys: Mapping[str, str]
     targets: tuple[TargetPlan, ...]
     compressed: tuple[str, ...] = ()
+    rung: str = ""
 
     @property
     def preflights(self) -> list[Step]:
@@ -110,9 +111,13 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, target_names: Sequence[str], fingerprints: Fingerprints, devices: Sequence[str] = ()
+    recipe: Recipe,
+    target_names: Sequence[str],
+    fingerprints: Fingerprints,
+    devices: Sequence[str] = (),
+    rung: str = "",
 ) -> Plan:
-    """Lay out the steps and check them. `devices` overrides the devices that a target names.
+    """Lay out the steps and check them. `devices` overrides the devices that a target names. rung: see `Plan`.
 
     Raises UsageError for an unknown target or device, data or modules that are missing, or steps that do not fit
     each other; DependencyError for packages that are not installed.
@@ -147,7 +152,7 @@ def make_plan(
     for _, target in targets:
         require_runtime(target.runtime)
     names = tuple(step.name for step in compressing)
-    return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans), names)
+    return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans), names, rung)
 
 
 def _data_packages(recipe: Recipe) -> tuple[str, ...]:

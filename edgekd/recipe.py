@@ -5,14 +5,14 @@ Every field of a recipe is declared here, with its unit, its range and its defau
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
-from edgekd.config import STRICT, nearest, read_config, read_text
+from edgekd.config import STRICT, merged, nearest, read_document, read_text, validate
 from edgekd.distill import teacher_config
 from edgekd.distill.config import (
     BalanceTable,
@@ -40,6 +40,8 @@ from edgekd.resources import BUILT_IN_RECIPES
 
 FILE_NAME = "edgekd.toml"
 DEFAULT = "digits"
+BASE = "base"
+"""What the recipe as it is written is called among the rungs of its ladder."""
 TEACHER_PATHS = tuple(f"teacher.{key}" for key in teacher_config.PATHS)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -413,6 +415,8 @@ class Recipe:
     budgets: Budgets = dataclasses.field(default_factory=Budgets)
     measure: Measure = dataclasses.field(default_factory=Measure)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    ladder: dict[Name, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Other settings to build beside these, by name: tables with the keys of a recipe that differ."""
 
     def __post_init__(self) -> None:
         if self.quantize is None and not any(isinstance(one, Quantize) for one in self.compress):
@@ -421,11 +425,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a recipe was read from. Paths and user modules in it are relative to `folder`."""
+    """Where a recipe was read from. Paths and user modules in it are relative to `folder`.
+
+    rungs: of a ladder, each as a recipe of its own; the first is the recipe as it is written.
+    """
 
     recipe: Recipe
     origin: str
     folder: Path
+    rungs: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
 
 
 def load_recipe(name: str | None, overrides: Sequence[str] = ()) -> Source:
@@ -447,8 +455,21 @@ def load_recipe(name: str | None, overrides: Sequence[str] = ()) -> Source:
         if name not in built_in:
             raise UsageError(f"recipe '{name}': no such file or built-in recipe; {nearest(name, built_in)}")
         text, origin, folder = read_text(built_in[name]), f"built-in recipe '{name}'", here
-    recipe = read_config(Recipe, text, origin, [_from_here(override, here) for override in overrides])
-    return Source(recipe, origin, folder)
+    document = read_document(text, origin, [_from_here(override, here) for override in overrides])
+    recipe = validate(Recipe, document, origin)
+    return Source(recipe, origin, folder, _rungs(document, origin) if recipe.ladder else {})
+
+
+def _rungs(document: dict[str, Any], origin: str) -> dict[str, Recipe]:
+    ladder = document.pop("ladder")
+    found = {BASE: validate(Recipe, document, origin)}
+    for name, changes in ladder.items():
+        if name == BASE:
+            raise UsageError(f"{origin}: 'ladder.{name}': call it something else; that name is taken")
+        if fixed := next((key for key in ("name", "ladder") if key in changes), None):
+            raise UsageError(f"{origin}: 'ladder.{name}.{fixed}' cannot differ from the recipe's; leave it out")
+        found[name] = validate(Recipe, merged(document, changes), f"{origin}, ladder.{name}")
+    return found
 
 
 def _from_here(override: str, here: Path) -> str:

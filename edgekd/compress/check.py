@@ -12,7 +12,6 @@ from edgekd.step import Work
 from edgekd.step_configs import CompressionCheckConfig
 from edgekd.tasks.outline import outline
 
-
 LOWEST = 1e-6
 """Of ranks: the energies of untrained weights tell nothing."""
 

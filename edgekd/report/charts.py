@@ -3,6 +3,10 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1c2733", "#5b6b7b", "#dfe5ec"
 COLOURS = {
@@ -66,8 +70,50 @@ def bars(title: str, entries: Sequence[Bar], logarithmic: bool = False) -> str:
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
         axes.spines["left"].set_color(GRID)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        pyplot.close(figure)
+        return _svg(figure)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A model by name: what it costs, how good it is, and whether it is on the Pareto front."""
+
+    name: str
+    cost: float
+    score: float
+    best: bool
+
+
+def front(title: str, dots: Sequence[Dot]) -> str:
+    """Score against cost, with the Pareto front as a line."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": "edgekd", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure, axes = pyplot.subplots(figsize=(4.4, 3.2), layout="constrained")
+        line = sorted((dot.cost, dot.score) for dot in dots if dot.best)
+        axes.plot(*zip(*line, strict=True), color=EXPORTED, linewidth=1.2, zorder=1)
+        for dot in dots:
+            axes.plot(dot.cost, dot.score, "o", color=EXPORTED if dot.best else MUTED, markersize=5)
+            axes.annotate(
+                dot.name, (dot.cost, dot.score), xytext=(5, -9), textcoords="offset points", fontsize=8, color=INK
+            )
+        axes.margins(x=0.22, y=0.18)
+        axes.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold")
+        axes.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left", "bottom"):
+            axes.spines[side].set_visible(False)
+        return _svg(figure)
+
+
+def _svg(figure: "Figure") -> str:
+    from matplotlib import pyplot
+
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,21 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 
 
 def write_report(home: Path, document: dict[str, Any]) -> Path:
-    """Write both files, each replaced as a whole; an unchanged report is left alone. Returns the page's path."""
+    """Write `report.json` and `report.html`. Returns the page's path."""
+
+    def page(document: dict[str, Any]) -> str:
+        from edgekd.report.html import render
+
+        return render(document)
+
+    return write_pair(home / JSON_NAME, home / HTML_NAME, document, page)
+
+
+def write_pair(json_file: Path, page: Path, document: dict[str, Any], render: Callable[[dict[str, Any]], str]) -> Path:
+    """Write a document and the page made from it, each replaced as a whole; unchanged, both are left alone."""
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
-    json_file, page = home / JSON_NAME, home / HTML_NAME
     if page.is_file() and json_file.is_file() and json_file.read_text() == text:
         return page
-    from edgekd.report.html import render
-
     _replace(page, render(document))
     _replace(json_file, text)
     return page

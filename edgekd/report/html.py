@@ -4,7 +4,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from edgekd.report.charts import Bar, bars
+from edgekd.report.charts import Bar, Dot, bars, front
+from edgekd.report.ladder import COSTS
 from edgekd.report.quality import quality_tables
 from edgekd.tasks.metrics import TITLES, shown
 
@@ -31,6 +32,19 @@ RUNNERS = {"coreml": "a reference interpreter of Core ML programs, not Apple's r
 
 def render(document: dict[str, Any]) -> str:
     """The page for a report document: all styles and pictures inside, no request to anywhere."""
+    charts = [_charts(document, artifact) for artifact in document["artifacts"]]
+    tables = [quality_tables(artifact["metrics"], document["baseline"]) for artifact in document["artifacts"]]
+    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES, "titles": TITLES, "tables": tables}
+    return _environment().get_template("report.html.jinja").render(report=document, charts=charts, **words)
+
+
+def render_ladder(document: dict[str, Any]) -> str:
+    """The page for several settings of a recipe; see `edgekd.report.ladder`."""
+    charts = [_fronts(target) for target in document["targets"]]
+    return _environment().get_template("ladder.html.jinja").render(ladder=document, charts=charts, titles=TITLES)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("edgekd.report"),
         autoescape=True,
@@ -39,12 +53,27 @@ def render(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bytes=_bytes, count=_count, score=shown, joules=_joules, loss=_loss, ms=_ms, percent=_percent
+        bytes=_bytes,
+        cost=COSTS.__getitem__,
+        count=_count,
+        joules=_joules,
+        loss=_loss,
+        ms=_ms,
+        percent=_percent,
+        score=shown,
     )
-    charts = [_charts(document, artifact) for artifact in document["artifacts"]]
-    tables = [quality_tables(artifact["metrics"], document["baseline"]) for artifact in document["artifacts"]]
-    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES, "titles": TITLES, "tables": tables}
-    return environment.get_template("report.html.jinja").render(report=document, charts=charts, **words)
+    return environment
+
+
+def _fronts(target: dict[str, Any]) -> list[str]:
+    """The score against each cost that is known."""
+    found = []
+    for cost, title in COSTS.items():
+        rungs = [rung for rung in target["rungs"] if rung[cost] is not None]
+        dots = [Dot(rung["rung"], rung[cost], rung["accuracy"], cost in rung["front"]) for rung in rungs]
+        if dots:
+            found.append(front(f"{TITLES[target['metric']]} against {title}", dots))
+    return found
 
 
 def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
