@@ -106,12 +106,12 @@ def _build_ladder(plans: Sequence["Plan"], source: "Source", out: Path) -> Resul
 
 
 def _ladder_text(ladder: dict[str, Any]) -> str:
-    from edgekd.report.ladder import COSTS
+    from edgekd.report.ladder import COSTS, UNITS
     from edgekd.tasks.metrics import TITLES, shown
 
     tables = []
     for target in ladder["targets"]:
-        header = ("rung", TITLES[target["metric"]], "parameters", *COSTS.values(), "on the front of")
+        header = ("rung", TITLES[target["metric"]], "parameters", *UNITS.values(), "on the front of")
         rows = [
             (
                 rung["rung"],

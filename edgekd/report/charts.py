@@ -13,7 +13,7 @@ COLOURS = {
     "teacher": "#8a97a6",
     "student alone": "#a9c4e4",
     "student, float": "#4f86c6",
-    "student, compressed": "#2f6aa8",
+    "compressed": "#2f6aa8",
 }
 EXPORTED = "#1f9d6b"
 ROWS = 3

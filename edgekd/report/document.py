@@ -26,6 +26,8 @@ def build_document(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, A
             for one in compressed
         ],
         "quantization": program.provenance.config,
+        "sensitivity": program.facts["sensitivity"],
+        "float_layers": program.facts["float_layers"],
         "artifacts": [target_document(target, artifacts, [student, *compressed][-1]) for target in plan.targets],
         "steps": [
             {

@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgekd.report.charts import Bar, Dot, bars, front
-from edgekd.report.ladder import COSTS
+from edgekd.report.ladder import COSTS, UNITS
 from edgekd.report.quality import quality_tables
 from edgekd.tasks.metrics import TITLES, shown
 
@@ -24,6 +24,7 @@ SOURCES = {
     "float32": "the float student",
 }
 """What a file of each precision is compared with."""
+FLOAT, COMPRESSED = "student, float", "compressed"
 NOT_KNOWN = "–"  # noqa: RUF001
 """What stands for a number that nobody knows, such as the size of a teacher that only answers."""
 RUNNERS = {"coreml": "a reference interpreter of Core ML programs, not Apple's runtime,"}
@@ -67,12 +68,13 @@ def _environment() -> Environment:
 
 def _fronts(target: dict[str, Any]) -> list[str]:
     """The score against each cost that is known."""
-    found = []
-    for cost, title in COSTS.items():
+    found, metric = [], target["metric"]
+    scale, unit = (1, "") if metric == "r2" else (100, ", %")
+    for cost, title in UNITS.items():
         rungs = [rung for rung in target["rungs"] if rung[cost] is not None]
-        dots = [Dot(rung["rung"], rung[cost], rung["accuracy"], cost in rung["front"]) for rung in rungs]
+        dots = [Dot(rung["rung"], rung[cost], scale * rung["accuracy"], cost in rung["front"]) for rung in rungs]
         if dots:
-            found.append(front(f"{TITLES[target['metric']]} against {title}", dots))
+            found.append(front(f"{TITLES[metric]}{unit} against {title}", dots))
     return found
 
 
@@ -81,9 +83,10 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     names = {"teacher": "teacher"}
     if report["baseline"]:
         names["alone"], accuracy["alone"] = "student alone", report["baseline"]["accuracy"]
-    names["student_float"] = "student, float"
+    names["student_float"] = FLOAT
+    smallest = COMPRESSED if "compressed" in accuracy else FLOAT
     if "compressed" in accuracy:
-        names["compressed"] = "student, compressed"
+        names["compressed"] = COMPRESSED
     names["exported"] = f"exported {artifact['precision']}"
     teacher_params = report["teacher"]["params"]
     weights = [Bar("teacher", 4 * teacher_params, _bytes(4 * teacher_params))] if teacher_params else []
@@ -96,7 +99,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
             f"Size, log scale{' (teacher: weights alone)' if weights else ''}",
             [
                 *weights,
-                Bar("student, float", artifact["float32"]["bytes"], _bytes(artifact["float32"]["bytes"])),
+                Bar(smallest, artifact["float32"]["bytes"], _bytes(artifact["float32"]["bytes"])),
                 Bar(f"exported {artifact['precision']}", artifact["bytes"], _bytes(artifact["bytes"])),
             ],
             logarithmic=True,
@@ -105,7 +108,7 @@ def _charts(report: dict[str, Any], artifact: dict[str, Any]) -> list[str]:
     for index, exported in enumerate(artifact["measurements"]):
         compared = [
             *(("teacher", taken) for taken in artifact["comparison"]["teacher"][index : index + 1]),
-            ("student, float", artifact["comparison"]["student"][index]),
+            (smallest, artifact["comparison"]["student"][index]),
             (f"exported {artifact['precision']}", exported),
         ]
         entries = [_latency(name, taken) for name, taken in compared if taken.get("valid")]

@@ -8,7 +8,9 @@ from typing import Any
 from edgekd.errors import GateError
 from edgekd.report.files import write_pair
 
-COSTS = {"bytes": "bytes", "macs": "multiply-accumulates", "p50_ms": "p50, ms"}
+COSTS = {"bytes": "size", "macs": "MACs", "p50_ms": "latency"}
+"""What a front is drawn against, and how people call it."""
+UNITS = {"bytes": "size, bytes", "macs": "MACs", "p50_ms": "p50, ms"}
 JSON_NAME, HTML_NAME = "ladder.json", "ladder.html"
 
 
