@@ -177,7 +177,7 @@ def _as_group(model: nn.Module, graph: Any, group: Any, members: tuple[Member, .
     heads = _heads(model, members, channels)
     magnitude = importance.GroupMagnitudeImportance(p=2, normalizer=None)
     weighed = [indices for dep, indices in group if isinstance(dep.layer, tuple(magnitude.target_types))]
-    whole = all(len(indices) == channels for _, indices in group)
+    whole = all(len(set(item.root_idxs)) == channels for item in group)
     if not weighed or len(weighed[0]) < channels or channels < 2 * parts or not _is_placed(graph, group):
         return None
     if not whole and (parts > 1 or heads is not None):
