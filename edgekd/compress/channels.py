@@ -6,7 +6,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head", "nhea
 TORCH = Path(torch.__file__).parent
 WIDE, NARROW = (64, 8), (16, 4)
 """From so many channels on, in steps of so many: int8 kernels work on rows of 8 and 4."""
+FEWEST = 8
+"""Of how many channels one stays at least: a layer of very few holds back all behind it."""
+MIXING = (nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention)
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,6 @@ class Group:
     parts: int = 1
     heads: Heads | None = None
 
-    @property
-    def least(self) -> int:
-        """The smallest number of channels that may stay."""
-        return len(self.kept(0))
-
     def kept(self, count: int) -> tuple[int, ...]:
         """The channels that stay if about `count` may: the most important ones, in convenient numbers, never none."""
         if self.heads is not None:
@@ -70,35 +69,37 @@ class Group:
         table = self.scores.reshape(self.parts, -1)
         length = table.shape[1]
         step = _step(length)
-        left = min(length, max(step, step * round(count / self.parts / step)))
+        left = step * max(1, round(max(count / self.parts, length / FEWEST) / step))
         best = table.sum(0).argsort(descending=True)[:left].tolist()
         return tuple(sorted(part * length + channel for part in range(self.parts) for channel in best))
+
+    def removed(self, count: int) -> list[tuple[Member, list[int]]]:
+        """What every layer loses if about `count` channels stay."""
+        kept = frozenset(self.kept(count))
+        return [(one, sorted({index for channel, index in one.indices if channel not in kept})) for one in self.members]
 
 
 def channel_groups(model: nn.Module, example: torch.Tensor, protected: AbstractSet[str]) -> list[Group]:
     """The groups of channels that may be pruned: those that reach no input, no output and no protected layer.
 
-    protected: paths of modules whose output channels stay. Raises UsageError where the model cannot be followed.
+    model: in eval mode. protected: paths of modules whose output channels stay. What the model does with its channels
+    is tried: a group that it mixes in a way that cannot be followed is left out. Raises UsageError where nothing can be
+    followed, and for a forward that hard-codes a size.
     """
-    from torch_pruning import importance, ops
+    from torch_pruning import ops
 
-    traced = copy.deepcopy(model).eval().requires_grad_()
+    traced = copy.deepcopy(model).requires_grad_()
     graph, source, output = _follow(traced, example)
-    magnitude = importance.GroupMagnitudeImportance(p=2, normalizer=None)
     fixed = protected | _fixed(traced)
     found = []
     for group in graph.get_all_groups(root_module_types=[ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_EMBED]):
         written = [dep.target for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
-        at_an_end = any(node is output or node.grad_fn is source for node in written)
-        weighed = [indices for dep, indices in group if isinstance(dep.layer, tuple(magnitude.target_types))]
-        channels = len(group[0].idxs)
-        if at_an_end or not weighed or len(weighed[0]) < channels:
-            continue
         members = tuple(_members(graph, group))
-        if any(member.name in fixed for member in members if member.writes):
+        staying = {part for one in members if one.writes for part in (one.name, one.name.rpartition(".")[0])} & fixed
+        if staying or any(node is output or node.grad_fn is source for node in written):
             continue
-        ready = _bound(traced, members, magnitude(group)[:channels].detach().double())
-        if ready is not None:
+        ready = _as_group(traced, graph, group, members)
+        if ready is not None and _is_exact(model, ready, example):
             found.append(ready)
     return found
 
@@ -109,15 +110,13 @@ def cut(model: nn.Module, groups: Sequence[Group], counts: Sequence[int]) -> nn.
     frozen = {name for name, parameter in smaller.named_parameters() if not parameter.requires_grad}
     gone: dict[tuple[str, Callable[[Any, list[int]], Any]], set[int]] = {}
     for group, count in zip(groups, counts, strict=True):
-        staying = group.kept(count)
-        if group.heads is not None:
-            _resize_heads(smaller.get_submodule(group.heads.owner), group.heads, staying)
-        for member in group.members:
-            indices = {index for channel, index in member.indices if channel not in frozenset(staying)}
+        for member, indices in group.removed(count):
             gone.setdefault((member.name, member.prune), set()).update(indices)
-    for (name, prune), indices in gone.items():
-        if indices:
-            _cut_layer(smaller, name, prune, sorted(indices))
+        if group.heads is not None:
+            _resize_heads(smaller.get_submodule(group.heads.owner), group.heads, group.kept(count))
+    for (name, prune), every in gone.items():
+        if every:
+            _cut_layer(smaller, name, prune, sorted(every))
     for name, parameter in smaller.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return smaller
@@ -169,18 +168,81 @@ def _members(graph: Any, group: Any) -> Iterator[Member]:
             yield Member(name, dep.handler, graph.is_out_channel_pruning_fn(dep.handler), indices)
 
 
-def _bound(model: nn.Module, members: tuple[Member, ...], scores: torch.Tensor) -> Group | None:
-    """The group with what binds its channels to each other; None if none can be spared."""
-    channels = len(scores)
-    parts = math.lcm(*(_parts(_layer(model, member.name)) for member in members))
+def _as_group(model: nn.Module, graph: Any, group: Any, members: tuple[Member, ...]) -> Group | None:
+    """The group with scores, and what binds its channels to each other; None if none of them can be spared."""
+    from torch_pruning import importance
+
+    channels = len(group[0].idxs)
+    parts = math.lcm(*(_parts(_layer(model, one.name)) for one in members))
     heads = _heads(model, members, channels)
-    whole = all(len(member.indices) == channels for member in members)
-    known = all(channel is not None for member in members for channel, _ in member.indices)
-    divided = parts > 1 or heads is not None
-    if not known or (divided and not whole) or channels % parts or channels // parts == 1:
+    magnitude = importance.GroupMagnitudeImportance(p=2, normalizer=None)
+    weighed = [indices for dep, indices in group if isinstance(dep.layer, tuple(magnitude.target_types))]
+    whole = all(len(set(item.root_idxs)) == channels for item in group)
+    if not weighed or len(weighed[0]) < channels or channels < 2 * parts or not _is_placed(graph, group):
         return None
+    if not whole and (parts > 1 or heads is not None):
+        return None
+    scores = magnitude(group)[:channels].detach().double()
     mean = scores.mean()
     return Group(members, scores / mean if mean > 0 else torch.ones_like(scores), parts, heads)
+
+
+def _is_placed(graph: Any, group: Any) -> bool:
+    """Has torch-pruning found a place for every channel in every layer?"""
+    for item in group:
+        dep = item.dep
+        writes = graph.is_out_channel_pruning_fn(dep.handler)
+        size = graph.get_out_channels(dep.target) if writes else graph.get_in_channels(dep.target)
+        if None in item.root_idxs or (size is not None and max(item.idxs) >= size):
+            return False
+    return True
+
+
+def _is_exact(model: nn.Module, group: Group, example: torch.Tensor) -> bool:
+    """Without its strongest channels, does the model answer as if they were zero, and nobody read them?
+
+    It does not where its forward reorders or sums over channels. What takes its statistics over channels, as a layer
+    normalisation does, cannot be told in this way, nor an attention whose scale is that of its width.
+    """
+    layers = [_layer(model, member.name) for member in group.members]
+    weakest = replace(group, scores=-group.scores)
+    half = len(group.scores) // 2
+    smaller = cut(model, [weakest], [half])
+    check_forward(smaller, model, example)
+    if group.heads is not None or any(isinstance(layer, MIXING) for layer in layers):
+        return True
+    zeroed = copy.deepcopy(model)
+    inputs = (
+        torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+        if example.is_floating_point()
+        else example
+    )
+    with torch.no_grad():
+        for member, indices in weakest.removed(half):
+            _zero(_layer(zeroed, member.name), member.writes, torch.tensor(indices))
+        wanted, found = zeroed(inputs), smaller(inputs)
+    return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=TOLERANCE))
+
+
+def _zero(layer: Any, writes: bool, indices: torch.Tensor) -> None:
+    """Set what a layer writes to these channels, or reads from them, to zero."""
+    weight, bias = (layer, None) if isinstance(layer, nn.Parameter) else (layer.weight, getattr(layer, "bias", None))
+    axis = 0 if writes else 1
+    if isinstance(layer, nn.Parameter):
+        axis = _channel_axis(layer)
+    elif isinstance(layer, nn.Embedding):
+        axis = 1
+    elif getattr(layer, "transposed", False):
+        axis = 1 - axis
+    if weight is not None:
+        weight.index_fill_(axis, indices % weight.shape[axis], 0)
+    if writes and bias is not None:
+        bias.index_fill_(0, indices, 0)
+
+
+def _channel_axis(parameter: nn.Parameter) -> int:
+    """Where torch-pruning takes a parameter of the user's own module to have its channels."""
+    return max(place for place, size in enumerate(parameter.shape) if size > 1)
 
 
 def _heads(model: nn.Module, members: Sequence[Member], channels: int) -> Heads | None:
@@ -201,8 +263,9 @@ def _kept_heads(scores: torch.Tensor, count: int) -> tuple[int, ...]:
     of_head = ranked.cumsum(1)
     best_heads = of_head.argsort(0, descending=True)
     step = _step(width)
+    most = max(count, step, heads * width // FEWEST)
     shapes = [(number, size) for number in range(1, heads + 1) for size in range(step, width + 1, step)]
-    possible = [(number, size) for number, size in shapes if number * size <= count] or [(1, step)]
+    possible = [(number, size) for number, size in shapes if number * size <= most]
     number, size = max(
         possible, key=lambda shape: float(of_head[best_heads[: shape[0], shape[1] - 1], shape[1] - 1].sum())
     )
@@ -225,8 +288,7 @@ def _cut_layer(model: nn.Module, name: str, prune: Callable[[Any, list[int]], An
     layer = _layer(model, name)
     if isinstance(layer, nn.Parameter):
         owner, _, leaf = name.rpartition(".")
-        dimension = max(place for place, size in enumerate(layer.shape) if size > 1)
-        setattr(model.get_submodule(owner), leaf, _without(layer, dimension, indices))
+        setattr(model.get_submodule(owner), leaf, _without(layer, _channel_axis(layer), indices))
     elif isinstance(layer, nn.LayerNorm):  # torch-pruning 1.6.1 does not keep the order of its channels
         for leaf, parameter in list(layer.named_parameters()):
             setattr(layer, leaf, _without(parameter, 0, indices))
@@ -276,5 +338,5 @@ def _class_of(error: Exception) -> str:
     """The class of the innermost module of a traceback, the user's own if there is one."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "forward"]
     own = [frame for frame in frames if TORCH not in Path(frame.f_code.co_filename).parents]
-    innermost = next((frame.f_locals.get("self") for frame in reversed(own or frames)), None)
-    return type(innermost).__name__ if innermost is not None else "the model"
+    code = (own or frames)[-1].f_code if frames else None
+    return code.co_qualname.split(".")[-2] if code is not None and "." in code.co_qualname else "the model"

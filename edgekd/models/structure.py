@@ -53,6 +53,9 @@ def apply_edit(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
         return apply_low_rank(module, edit["layers"])
     if edit.get("kind") != RESIZE:
         raise UsageError(f"an edit of kind {edit.get('kind')!r} is not known; this build of edgekd is too old for it")
+    for part in ("shapes", "attributes"):
+        if not isinstance(edit.get(part), Mapping):
+            raise UsageError(f"an edit of kind '{RESIZE}' has no table '{part}'")
     changed = copy.deepcopy(module)
     _resize(changed, edit["shapes"])
     modules = dict(changed.named_modules())
@@ -60,9 +63,10 @@ def apply_edit(module: nn.Module, edit: Mapping[str, Any]) -> nn.Module:
         if path not in modules:
             raise UsageError(f"the edit names the module '{path}'; {nearest(path, modules)}")
         for name, value in values.items():
-            if not _is_size(vars(modules[path]).get(name)):
-                raise UsageError(f"the edit names {path}.{name}, which is not an integer or a row of integers")
-            setattr(modules[path], name, type(vars(modules[path])[name])(value))
+            before: Any = vars(modules[path]).get(name)
+            if not _is_size(before) or not _is_size(value) or isinstance(before, int) != isinstance(value, int):
+                raise UsageError(f"the edit sets {path}.{name} to {value!r} where {before!r} is: not integers")
+            setattr(modules[path], name, type(before)(value))
     return changed
 
 
