@@ -1,5 +1,6 @@
 import copy
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +10,14 @@ from torch import nn
 from edgekd.compress import nncf_backend, quantize
 from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.program import StoredWeight
-from edgekd.compress.sparsify import holding_zeros, sparsify, sparsity_of
+from edgekd.compress.sparsify import GAINS, holding_zeros, sparsify, sparsity_of
 from edgekd.distill import Distiller, supervised
 from edgekd.distill.examples import Examples
 from edgekd.distill.trainer import fit
 from edgekd.errors import UsageError
 from edgekd.models.build import Architecture
 from edgekd.recipe import Training
+from edgekd.runtimes import SUFFIXES, THIRTY_TWO_BIT, runtime_on
 from tests.compress.students import lively, noise
 
 DS_CNN = Architecture("ds_cnn", {"width": 8, "blocks": 2}, (2, 8, 8), 4)
@@ -179,6 +181,12 @@ def test_facts_are_those_of_all_parameters() -> None:
 def test_a_model_without_weights_has_no_zeros() -> None:
     facts = sparsity_of(nn.ReLU())
     assert (facts.zeros, facts.layers, facts.bytes) == (0.0, {}, 0)
+
+
+def test_every_runtime_says_in_one_line_what_zeros_gain() -> None:
+    used = {runtime_on(Path(f"model{suffix}"), place) for suffix in SUFFIXES for place in ("x86_64", THIRTY_TWO_BIT)}
+    assert set(GAINS) == used
+    assert all(words.endswith(")") and "\n" not in words for words in GAINS.values())
 
 
 def refusal(model: nn.Module, **options: Any) -> str:
