@@ -2,7 +2,7 @@
 
 import copy
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -19,18 +19,6 @@ GROUP, ZEROS = 4, 2
 """A group of 2:4 sparsity along the inputs, and how many of it are zeros."""
 COMPRESSION = 9
 """The level of zlib that `Sparsity.compressed` is measured with."""
-GAINS: Mapping[str, str] = {
-    "ai-edge-litert": "no gain: zeros are multiplied like any number (on ARM, XNNPACK has float kernels for 1x1 "
-    "convolutions with two thirds of zeros and more, in files that store them sparsely: its README in TensorFlow)",
-    "tflite-runtime": "no gain: zeros are multiplied like any number (as in LiteRT, whose forerunner it is)",
-    "onnxruntime": "no gain: no kernel takes sparse weights, and those of a file become dense when it is loaded "
-    "(microsoft/onnxruntime, issue 5578)",
-    "openvino": "no gain: zeros are multiplied like any number (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE, off by default, "
-    "packs weights of matrix products: OpenVINO's CPU properties, and its notebook of sparse models on AMX)",
-    "coreml": "not measured: Apple says that the Neural Engine gains from weights that a file stores sparsely, and "
-    "here they are stored densely (coremltools' guide, Pruning, Performance)",
-}
-"""What zeros in weights do for the speed of each runtime: what it documents, tried on x86 where it runs there."""
 
 
 def sparsify(model: nn.Module, *, pattern: Pattern, share: float | None = None) -> nn.Module:

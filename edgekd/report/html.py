@@ -4,6 +4,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from edgekd.compress.gains import GAINS
 from edgekd.report.charts import Bar, Dot, bars, front
 from edgekd.report.ladder import COSTS, UNITS
 from edgekd.report.quality import quality_tables
@@ -35,8 +36,15 @@ def render(document: dict[str, Any]) -> str:
     """The page for a report document: all styles and pictures inside, no request to anywhere."""
     charts = [_charts(document, artifact) for artifact in document["artifacts"]]
     tables = [quality_tables(artifact["metrics"], document["baseline"]) for artifact in document["artifacts"]]
-    words = {"readers": READERS, "runners": RUNNERS, "sources": SOURCES, "titles": TITLES, "tables": tables}
-    return _environment().get_template("report.html.jinja").render(report=document, charts=charts, **words)
+    words = {
+        "readers": READERS,
+        "runners": RUNNERS,
+        "sources": SOURCES,
+        "titles": TITLES,
+        "tables": tables,
+        "gains": GAINS,
+    }
+    return _environment().get_template("report.html.jinja").render(report=document, charts=charts, gains=GAINS, **words)
 
 
 def render_ladder(document: dict[str, Any]) -> str:

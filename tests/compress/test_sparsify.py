@@ -9,8 +9,9 @@ from torch import nn
 
 from edgekd.compress import nncf_backend, quantize
 from edgekd.compress.fold import fold_batch_norm
+from edgekd.compress.gains import GAINS
 from edgekd.compress.program import StoredWeight
-from edgekd.compress.sparsify import GAINS, holding_zeros, sparsify, sparsity_of
+from edgekd.compress.sparsify import holding_zeros, sparsify, sparsity_of
 from edgekd.distill import Distiller, supervised
 from edgekd.distill.examples import Examples
 from edgekd.distill.trainer import fit
