@@ -44,6 +44,7 @@ def export(
         raise ExportError(f"TFLite export: litert-torch refused the model: {refusal(error, program)}") from error
     from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
+    from edgekd.export.tflite_sparse import store_sparse
     from edgekd.export.tflite_store import halve_weights, store_embeddings, store_weights
     from edgekd.export.tflite_widen import widen
 
@@ -53,6 +54,8 @@ def export(
         raise ExportError(f"TFLite export: no TFLite kernel for {', '.join(foreign)}; replace it in the model")
     if precision == "int8":
         content = widen(content)
+    elif precision == "float32":
+        content = store_sparse(content)
     elif precision == "float16":
         content = halve_weights(content)
     elif precision == "int8-weights":

@@ -18,9 +18,9 @@ def read(content: bytes) -> Any:
 
 
 def float_constants(model: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Tensor index and values of the float32 constants that the graph has now."""
+    """Tensor index and values of the float32 constants that the graph has now and stores densely."""
     for index, tensor in enumerate(list(model.subgraphs[0].tensors)):
-        data = model.buffers[tensor.buffer].data
+        data = None if tensor.sparsity else model.buffers[tensor.buffer].data
         if tensor.type == schema.TensorType.FLOAT32 and data is not None and len(data) and tensor.shape is not None:
             yield index, np.asarray(data, dtype=np.uint8).view(np.float32).reshape(tensor.shape)
 

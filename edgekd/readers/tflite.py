@@ -1,5 +1,6 @@
 """Reading a .tflite file with the flatbuffer schema, independently of any runtime."""
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from edgekd.readers.graph import FileGraph, FileNode, FileTensor
 IDENTIFIER = b"TFL3"
 WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 """Where the TFLite 8-bit quantization specification wants per-channel scales."""
+LARGEST = 2**31
+"""Bytes; what a file can hold, and so a constant."""
 
 
 def check_file(file: Path) -> None:
@@ -56,7 +59,8 @@ def _tensor(index: int, tensor: Any, model: Any, dtypes: dict[int, str]) -> File
     data = model.buffers[tensor.buffer].data
     constant = None
     if data is not None and len(data):
-        constant = np.frombuffer(np.asarray(data, dtype=np.uint8).tobytes(), dtype=dtype).reshape(shape)
+        stored = np.frombuffer(np.asarray(data, dtype=np.uint8).tobytes(), dtype=dtype)
+        constant = stored.reshape(shape) if tensor.sparsity is None else _dense(stored, shape, tensor.sparsity)
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None:
         return FileTensor(index, _text(tensor.name), shape, dtype, constant)
@@ -64,6 +68,20 @@ def _tensor(index: int, tensor: Any, model: Any, dtypes: dict[int, str]) -> File
     zero_point = tuple(int(zero) for zero in quantization.zeroPoint)
     axis = int(quantization.quantizedDimension) if len(scale) > 1 else None
     return FileTensor(index, _text(tensor.name), shape, dtype, constant, scale, zero_point, axis)
+
+
+def _dense(stored: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarray:
+    """A constant whose last dimension is stored in compressed rows; raises ValueError for any other sparsity."""
+    *outer, last = sparsity.dimMetadata
+    blocks = sparsity.blockMap is not None and len(sparsity.blockMap)
+    if blocks or [*sparsity.traversalOrder] != [*range(len(shape))] or not last.format or any(d.format for d in outer):
+        raise ValueError("a sparsity other than rows")
+    if math.prod(shape) * stored.itemsize > LARGEST:
+        raise ValueError("a constant too large for a file")
+    lengths = np.diff(np.asarray(last.arraySegments.values, dtype=np.int64))
+    dense = np.zeros((len(lengths), shape[-1]), stored.dtype)
+    dense[np.repeat(np.arange(len(lengths)), lengths), last.arrayIndices.values] = stored
+    return dense.reshape(shape)
 
 
 def _op_name(code: Any, ops: dict[int, str]) -> str:
