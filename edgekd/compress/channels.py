@@ -4,7 +4,7 @@ import copy
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,10 +73,10 @@ class Group:
         best = table.sum(0).argsort(descending=True)[:left].tolist()
         return tuple(sorted(part * length + channel for part in range(self.parts) for channel in best))
 
-    def removed(self, count: int) -> list[tuple[Member, list[int]]]:
-        """What every layer loses if about `count` channels stay."""
+    def removed(self, count: int) -> list[list[int]]:
+        """What every member loses if about `count` channels stay, in ascending order."""
         kept = frozenset(self.kept(count))
-        return [(one, sorted({index for channel, index in one.indices if channel not in kept})) for one in self.members]
+        return [sorted({index for channel, index in one.indices if channel not in kept}) for one in self.members]
 
 
 def channel_groups(model: nn.Module, example: torch.Tensor, protected: AbstractSet[str]) -> list[Group]:
@@ -86,13 +86,11 @@ def channel_groups(model: nn.Module, example: torch.Tensor, protected: AbstractS
     is tried: a group that it mixes in a way that cannot be followed is left out. Raises UsageError where nothing can be
     followed, and for a forward that hard-codes a size.
     """
-    from torch_pruning import ops
-
     traced = copy.deepcopy(model).requires_grad_()
     graph, source, output = _follow(traced, example)
     fixed = protected | _fixed(traced)
     found = []
-    for group in graph.get_all_groups(root_module_types=[ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_EMBED]):
+    for group in _followed(graph):
         written = [dep.target for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
         members = tuple(_members(graph, group))
         staying = {part for one in members if one.writes for part in (one.name, one.name.rpartition(".")[0])} & fixed
@@ -110,7 +108,7 @@ def cut(model: nn.Module, groups: Sequence[Group], counts: Sequence[int]) -> nn.
     frozen = {name for name, parameter in smaller.named_parameters() if not parameter.requires_grad}
     gone: dict[tuple[str, Callable[[Any, list[int]], Any]], set[int]] = {}
     for group, count in zip(groups, counts, strict=True):
-        for member, indices in group.removed(count):
+        for member, indices in zip(group.members, group.removed(count), strict=True):
             gone.setdefault((member.name, member.prune), set()).update(indices)
         if group.heads is not None:
             _resize_heads(smaller.get_submodule(group.heads.owner), group.heads, group.kept(count))
@@ -156,6 +154,21 @@ def _follow(model: nn.Module, example: torch.Tensor) -> tuple[Any, Any, Any]:
         name, reason = type(model).__name__, first_line(error)
         raise UsageError(f"the channels of {name} cannot be followed: {reason}{line_of(error)}") from error
     return graph, inputs.grad_fn or object(), next(iter(graph.module2node.values()))
+
+
+def _followed(graph: Any) -> Iterator[Any]:
+    """torch-pruning's groups, each with all of its channels."""
+    seen: set[Any] = set()
+    for layer in list(graph.module2node):
+        if layer in seen or not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear | nn.Embedding):
+            continue
+        pruner = graph.get_pruner_of_module(layer)
+        try:
+            group = graph.get_pruning_group(layer, pruner.prune_out_channels, range(pruner.get_out_channels(layer)))
+        except IndexError:  # it has lost its way where channels are shuffled: these stay
+            continue
+        seen.update(dep.layer for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler))
+        yield group
 
 
 def _members(graph: Any, group: Any) -> Iterator[Member]:
@@ -211,32 +224,33 @@ def _is_exact(model: nn.Module, group: Group, example: torch.Tensor) -> bool:
     check_forward(smaller, model, example)
     if group.heads is not None or any(isinstance(layer, MIXING) for layer in layers):
         return True
-    zeroed = copy.deepcopy(model)
     inputs = (
         torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
         if example.is_floating_point()
         else example
     )
+    zeroed = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for member, layer, indices in zip(group.members, layers, weakest.removed(half), strict=True):
+        _zero(zeroed, member, layer, torch.tensor(indices))
     with torch.no_grad():
-        for member, indices in weakest.removed(half):
-            _zero(_layer(zeroed, member.name), member.writes, torch.tensor(indices))
-        wanted, found = zeroed(inputs), smaller(inputs)
+        wanted, found = torch.func.functional_call(model, zeroed, (inputs,)), smaller(inputs)
     return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=TOLERANCE))
 
 
-def _zero(layer: Any, writes: bool, indices: torch.Tensor) -> None:
+def _zero(parameters: Mapping[str, torch.Tensor], member: Member, layer: Any, indices: torch.Tensor) -> None:
     """Set what a layer writes to these channels, or reads from them, to zero."""
-    weight, bias = (layer, None) if isinstance(layer, nn.Parameter) else (layer.weight, getattr(layer, "bias", None))
-    axis = 0 if writes else 1
+    axis = 0 if member.writes else 1
     if isinstance(layer, nn.Parameter):
         axis = _channel_axis(layer)
     elif isinstance(layer, nn.Embedding):
         axis = 1
     elif getattr(layer, "transposed", False):
         axis = 1 - axis
+    weight = parameters.get(member.name if isinstance(layer, nn.Parameter) else f"{member.name}.weight")
+    bias = parameters.get(f"{member.name}.bias") if member.writes else None
     if weight is not None:
         weight.index_fill_(axis, indices % weight.shape[axis], 0)
-    if writes and bias is not None:
+    if bias is not None:
         bias.index_fill_(0, indices, 0)
 
 

@@ -46,12 +46,15 @@ def prune(
     _check_arguments(model, keep, rounds)
     kept = protected(model, protect)
     pruned = copy.deepcopy(model).eval()
-    whole = _check_reach(pruned, example, cost, keep, kept)
+    groups = channel_groups(pruned, example, kept)
+    whole = _reachable(pruned, example, cost, keep, groups)
     for step in range(1, rounds + 1):
-        pruned = _step(pruned, example, cost, whole * keep ** (step / rounds), kept)
+        pruned = _smaller(pruned, example, cost, whole * keep ** (step / rounds), groups)
         if recover is not None:
             recover(pruned)
             pruned.eval()
+        if step < rounds:
+            groups = channel_groups(pruned, example, kept)
     return pruned
 
 
@@ -81,11 +84,10 @@ def _check_arguments(model: nn.Module, keep: float, rounds: int) -> None:
             raise UsageError(f"'{name}' holds NaN or infinity: the model cannot be ranked by its weights")
 
 
-def _check_reach(
-    model: nn.Module, example: torch.Tensor, cost: Callable[[nn.Module], float], keep: float, kept: frozenset[str]
+def _reachable(
+    model: nn.Module, example: torch.Tensor, cost: Callable[[nn.Module], float], keep: float, groups: Sequence[Group]
 ) -> float:
-    """The cost of the whole model, after it is known that so much less can be reached."""
-    groups = channel_groups(model, example, kept)
+    """The cost of the whole model; raises UsageError if so little of it cannot be reached."""
     if not groups:
         raise UsageError(f"{type(model).__name__} has no channels that could be pruned; protect fewer layers")
     smallest = cut(model, groups, [0] * len(groups))
@@ -101,11 +103,10 @@ def _check_reach(
     return whole
 
 
-def _step(
-    model: nn.Module, example: torch.Tensor, cost: Callable[[nn.Module], float], target: float, kept: frozenset[str]
+def _smaller(
+    model: nn.Module, example: torch.Tensor, cost: Callable[[nn.Module], float], target: float, groups: Sequence[Group]
 ) -> nn.Module:
     """The model with the largest cost found that is not above the target."""
-    groups = channel_groups(model, example, kept)
     costs: dict[Counts, float] = {}
 
     def fits(counts: Counts) -> bool:
