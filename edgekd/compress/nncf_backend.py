@@ -3,7 +3,7 @@
 import copy
 import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -32,9 +32,11 @@ from edgekd.quiet import quiet
 
 HOOKS_PREFIX = "__nncf_hooks."
 CONSTANT = "nncf_model_const"
-LINEAR, EMBEDDING = "linear", "embedding"
-CARRIERS = ("relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute")
-"""What a runtime does in one step with the linear layer before it, or does to 8-bit numbers as they are."""
+LAYERS, EMBEDDING = ("linear", "conv2d"), "embedding"
+CARRIERS = (
+    "relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute", "chunk",
+)  # fmt: skip
+"""What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
 JOIN, POOLS = "cat", ("max_pool1d", "max_pool2d", "max_pool3d")
 
 nncf.set_log_level(logging.ERROR)
@@ -66,9 +68,10 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
 
     Weights are symmetric, -127 to 127, and per channel; activations are asymmetric and per tensor, because a frozen
     per-channel activation does not exist in the exported formats. An embedding has one scale, so that looking up rows
-    leaves 8-bit numbers of one scale. The output is quantized as well, and so is that of every linear layer: no runtime
-    has an integer kernel for one that gives floats. Weights of one dimension, as a normalisation has, stay float.
-    Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias correction.
+    leaves 8-bit numbers of one scale. The output is quantized as well, and so is that of every linear layer and
+    convolution: no runtime has an integer kernel for one that gives floats. Weights of one dimension, as a
+    normalisation has, stay float. Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias
+    correction.
     """
     samples = [sample[None].clone() for sample in calibration]
     example = torch.zeros_like(calibration[:1]).contiguous()
@@ -90,7 +93,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
             advanced_parameters=scheme,
         )
     _adapt_weight_quantizers(quantized, example)
-    _close_linear_layers(quantized, example, samples)
+    _close_layers(quantized, example, samples)
     _close_joins(quantized, example)
     return quantized
 
@@ -249,16 +252,16 @@ def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
             replace_quantizers(model, placed.hooks, placed.quantizer)
 
 
-def _close_linear_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
-    """Put a quantizer behind every linear layer that has none, with the mean of the samples' smallest and largest
-    outputs as its range, which is how the others are calibrated. Where some users of a layer had one already, it goes:
-    numbers are not quantized twice.
+def _close_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
+    """Put a quantizer behind every linear layer and convolution that has none, with the mean of the samples' smallest
+    and largest outputs as its range, which is how the others are calibrated. Where some users of a layer had one
+    already, it goes: numbers are not quantized twice.
     """
     graph = build_nncf_graph(model, example)
     open_layers = [
         node.node_name
         for node in graph.get_all_nodes()
-        if node.node_type == LINEAR and not all(_is_closed(graph, user) for user in graph.get_next_nodes(node))
+        if node.node_type in LAYERS and not all(_is_closed(graph, user) for user in graph.get_next_nodes(node))
     ]
     if not open_layers:
         return
@@ -293,20 +296,24 @@ def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
     for node in graph.get_all_nodes():
         if node.node_type != JOIN or all(_is_closed(graph, user) for user in graph.get_next_nodes(node)):
             continue
-        found = [_hook_before(graph, before) for before in graph.get_previous_nodes(node)]
-        shared = [places.get(hook) for hook in found]
-        if shared[0] is not None and all(one is shared[0] for one in shared):
-            hooks_of(model).register_post_function_hook(node.node_name, 0, shared[0])
+        shared = _quantizer_before(graph, node, places)
+        if shared is not None:
+            hooks_of(model).register_post_function_hook(node.node_name, 0, shared)
 
 
-def _hook_before(graph: Any, node: Any) -> str:
-    """The quantizer that gave a node's numbers, if nothing has changed them since; else an empty name."""
+def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The quantizer that gave a node's numbers, if nothing has changed them since; where some are joined, all numbers.
+
+    places: hook -> quantizer.
+    """
     before = graph.get_previous_nodes(node)
     if node.node_type.endswith("_quantize"):
         edges = sorted(graph.get_input_edges(node), key=lambda edge: edge.input_port_id)
-        return _hook_of(edges[-1].from_node)
-    moves = node.node_type in (*CARRIERS, *POOLS) and len(before) == 1
-    return _hook_before(graph, before[0]) if moves else ""
+        return places.get(_hook_of(edges[-1].from_node))
+    if node.node_type != JOIN and (node.node_type not in (*CARRIERS, *POOLS) or len(before) != 1):
+        return None
+    first, *others = (_quantizer_before(graph, one, places) for one in before)
+    return first if all(one is first for one in others) else None
 
 
 def _hook_of(parameter: Any) -> str:

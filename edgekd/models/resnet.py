@@ -14,9 +14,9 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.first = conv_bn_relu(inputs, outputs, 3, stride)
-        self.second = conv_bn_relu(outputs, outputs, 3, relu=False)
+        self.second = conv_bn_relu(outputs, outputs, 3, activation=None)
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else conv_bn_relu(inputs, outputs, 1, stride, relu=False)
+        self.shortcut = nn.Identity() if same else conv_bn_relu(inputs, outputs, 1, stride, activation=None)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.second(self.first(inputs)) + self.shortcut(inputs))
