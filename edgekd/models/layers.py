@@ -61,7 +61,7 @@ def mean(maps: torch.Tensor) -> torch.Tensor:
 
 
 def keep_variance(module: nn.Module) -> None:
-    """Draw the weights of convolutions so that numbers neither grow nor vanish in a deep network (He et al. 2015)."""
+    """Draw the weights of all convolutions so that numbers neither grow nor vanish with depth (He et al. 2015)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
