@@ -149,9 +149,9 @@ def test_a_head_and_inner_channels_that_are_zero_leave_and_the_answers_stay() ->
             block.expand.weight[:12] = 0
             block.expand.bias[:12] = 0
             block.reduce.weight[:, :12] = 0
-    of_block = 3 * LENGTH * 16 * 12 + 2 * LENGTH * LENGTH * 12 + LENGTH * 12 * 16 + 2 * LENGTH * 16 * 12
-    keep = (2 * of_block + 16 * 3) / macs(model, example)
-    pruned = prune(model, example, partial(macs, example=example), keep, protect=["*.output", "tokens"])
+    dead = 3 * (4 * 16 + 4) + 16 * 4 + (12 * 16 + 12) + 16 * 12
+    keep = 1 - 2 * dead / parameter_count(model)
+    pruned = prune(model, example, parameter_count, keep, protect=["*.output", "tokens"])
     assert [block.attention.heads for block in pruned.blocks] == [3, 3]
     assert [block.attention.query.out_features for block in pruned.blocks] == [12, 12]
     assert [block.expand.out_features for block in pruned.blocks] == [12, 12]
