@@ -147,13 +147,18 @@ def _follow(model: nn.Module, example: torch.Tensor) -> tuple[Any, Any, Any]:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = DependencyGraph().build_dependency(
-                model, inputs, forward_fn=lambda module, one: module(one), verbose=False
-            )
+            graph = DependencyGraph().build_dependency(model, inputs, forward_fn=_answers, verbose=False)
     except Exception as error:
         name, reason = type(model).__name__, first_line(error)
         raise UsageError(f"the channels of {name} cannot be followed: {reason}{line_of(error)}") from error
     return graph, inputs.grad_fn or object(), next(iter(graph.module2node.values()))
+
+
+def _answers(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    outputs = model(inputs)
+    if not isinstance(outputs, torch.Tensor):
+        raise TypeError(f"its outputs are of type {type(outputs).__name__}, not one tensor")
+    return outputs
 
 
 def _followed(graph: Any) -> Iterator[Any]:
@@ -231,7 +236,7 @@ def _is_exact(model: nn.Module, group: Group, example: torch.Tensor) -> bool:
     )
     zeroed = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for member, layer, indices in zip(group.members, layers, weakest.removed(half), strict=True):
-        _zero(zeroed, member, layer, torch.tensor(indices))
+        _zero(zeroed, member, layer, torch.tensor(indices, dtype=torch.long))
     with torch.no_grad():
         wanted, found = torch.func.functional_call(model, zeroed, (inputs,)), smaller(inputs)
     return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=TOLERANCE))

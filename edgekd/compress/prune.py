@@ -32,8 +32,8 @@ def prune(
     """A smaller copy, in eval mode, with cost(copy) <= keep * cost(model): the least important channels are gone.
 
     A channel leaves with all that belongs to it (Fang et al. 2023, DepGraph), and its importance is the squared weight
-    of all that, against the mean of its group: all groups are ranked together, and none loses more than seven eighths.
-    An attention loses heads, or as many rows of each. The inputs and outputs of the model stay.
+    of all that, against the mean of its group: all groups are ranked together, and none loses more than seven eighths
+    in a round. An attention loses heads, or as many rows of each. The inputs and outputs of the model stay.
 
     example: zeros of shape (1, ...), float32 or int32 token ids. cost: any number that falls with the size, for example
     multiply-accumulates or a measured latency; it is called some 20 times a round with a model in eval mode. keep:
@@ -132,6 +132,10 @@ def _smaller(
         )
         if costs[counts] < CLOSE * target and fits(trial):
             counts = trial
+    if not fits(counts):
+        raise UsageError(
+            f"keep: a cost of {target:.4g} cannot be reached; the least that was found is {costs[counts]:.4g}"
+        )
     pruned = cut(model, groups, counts)
     check_forward(pruned, model, example)
     return pruned

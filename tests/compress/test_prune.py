@@ -18,11 +18,12 @@ from torch.nn.utils import parametrizations
 
 from edgekd.compress import quantize
 from edgekd.compress.channels import check_forward
+from edgekd.compress.program import load_program, save_program
 from edgekd.compress.prune import prune
 from edgekd.errors import UsageError
 from edgekd.export.card import Card
 from edgekd.export.formats import export_program
-from edgekd.models.build import Architecture, build, example_input, parameter_count, save_module
+from edgekd.models.build import Architecture, build, example_input, load_architecture, parameter_count, save_module
 from edgekd.models.cost import macs
 from edgekd.models.layers import conv_bn_relu
 from edgekd.models.structure import apply_edit, resize_between
@@ -149,9 +150,9 @@ def test_a_head_and_inner_channels_that_are_zero_leave_and_the_answers_stay() ->
             block.expand.weight[:12] = 0
             block.expand.bias[:12] = 0
             block.reduce.weight[:, :12] = 0
-    of_block = 3 * LENGTH * 16 * 12 + 2 * LENGTH * LENGTH * 12 + LENGTH * 12 * 16 + 2 * LENGTH * 16 * 12
-    keep = (2 * of_block + 16 * 3) / macs(model, example)
-    pruned = prune(model, example, partial(macs, example=example), keep, protect=["*.output", "tokens"])
+    dead = 3 * (4 * 16 + 4) + 16 * 4 + (12 * 16 + 12) + 16 * 12
+    keep = 1 - 2 * dead / parameter_count(model)
+    pruned = prune(model, example, parameter_count, keep, protect=["*.output", "tokens"])
     assert [block.attention.heads for block in pruned.blocks] == [3, 3]
     assert [block.attention.query.out_features for block in pruned.blocks] == [12, 12]
     assert [block.expand.out_features for block in pruned.blocks] == [12, 12]
@@ -416,9 +417,9 @@ def test_pruned_models_answer_in_a_fresh_process_bit_for_bit(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", ["ds_cnn", "text_encoder"])
-def test_a_pruned_model_is_quantized_and_exported(family: str, tmp_path: Path) -> None:
-    architecture, example = ARCHITECTURES[family], example_input(ARCHITECTURES[family])
-    pruned = prune(student(family), example, partial(macs, example=example), 0.5)
+def test_a_pruned_model_is_quantized_exported_and_comes_back(family: str, tmp_path: Path) -> None:
+    architecture, example, model = ARCHITECTURES[family], example_input(ARCHITECTURES[family]), student(family)
+    pruned = prune(model, example, partial(macs, example=example), 0.5)
     program = quantize(pruned, inputs_of(family, 64))
     labels = tuple("abcd"[: architecture.classes])
     card = Card("student", labels, "logits", {"input": "features"} if family in IMAGES else WORDS)
@@ -427,6 +428,13 @@ def test_a_pruned_model_is_quantized_and_exported(family: str, tmp_path: Path) -
     found = open_session(file).run(inputs.numpy())
     expected = answers(program.model, inputs).numpy()
     assert np.abs(found - expected).mean() <= program.output_scale
+    edited, folder = dataclasses.replace(architecture, edits=(resize_between(model, pruned),)), tmp_path / "program"
+    folder.mkdir()
+    save_module(pruned, edited, tmp_path)
+    save_program(program, tmp_path / "architecture.json", folder)
+    restored = load_program(folder, load_architecture(folder))
+    assert restored.table == program.table
+    assert torch.equal(answers(restored.model, inputs), answers(program.model, inputs))
 
 
 class Reshapes(nn.Module):
@@ -507,6 +515,21 @@ class TakesSides(nn.Module):
 
 def test_a_model_that_does_not_run_is_refused_in_one_line() -> None:
     assert "not today" in refusal(TakesSides(), IMAGE)
+
+
+def test_a_model_of_several_outputs_is_refused() -> None:
+    class Pair(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return inputs, inputs
+
+    assert "Pair cannot be followed: its outputs are of type tuple" in refusal(Pair(), IMAGE)
+
+
+def test_a_cost_that_does_not_fall_twice_the_same_way_is_refused() -> None:
+    """As a latency measured on a device that has become slower meanwhile."""
+    costs = iter([100.0, 10.0, *[90.0] * 60])
+    message = refusal(plain(), IMAGE, 0.5, cost=lambda model: next(costs))
+    assert "a cost of 50 cannot be reached; the least that was found is 90" in message
 
 
 def test_a_cost_of_nothing_is_refused() -> None:
