@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.mobilenet import mobilenet
 from edgekd.distill.distiller import Distiller, soft_targets, supervised
 from edgekd.distill.examples import Examples
 from edgekd.distill.trainer import fit
 from edgekd.export.card import Card
 from edgekd.models.ds_cnn import ds_cnn
+from edgekd.models.mobilenet_v2 import mobilenet_v2
 from edgekd.models.resnet import resnet
 from edgekd.models.text_encoder import text_encoder
 from edgekd.recipe import AudioTask, ImageTask, TextTask, Training, load_recipe
@@ -94,7 +94,8 @@ def residual(epochs: int) -> Student:
 def inverted(epochs: int) -> Student:
     """MobileNetV2 of width 0.35 on scikit-learn's digits."""
     torch.manual_seed(SEED)
-    return _on_digits("MobileNetV2 0.35 96x96x3", mobilenet(len(DIGITS), width=0.35), 96, epochs)
+    model = mobilenet_v2((3, 96, 96), len(DIGITS), width=0.35, dropout=0.0)
+    return _on_digits("MobileNetV2 0.35 96x96x3", model, 96, epochs)
 
 
 def encoder(sentences: Path | None, epochs: int) -> Student:

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.mobilenet import mobilenet
 from benchmarks.students import DIGITS, SEED, card_of, settled
 from edgekd.compress import quantize
 from edgekd.export.formats import export_program
 from edgekd.models.ds_cnn import ds_cnn
+from edgekd.models.mobilenet_v2 import mobilenet_v2
 from edgekd.models.resnet import resnet
 from edgekd.quiet import quiet
 from edgekd.target import Format
@@ -26,8 +26,8 @@ NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
         lambda: ds_cnn((1, 49, 40), len(DIGITS), width=36, blocks=4, stem_kernel=(10, 4), stem_stride=(2, 2)),
     ),
     RESNET: ((3, 32, 32), lambda: resnet((3, 32, 32), len(DIGITS))),
-    MOBILENET: ((3, 96, 96), lambda: mobilenet(len(DIGITS), width=0.35)),
-    LARGE: ((3, 224, 224), lambda: mobilenet(len(DIGITS), width=1.0)),
+    MOBILENET: ((3, 96, 96), lambda: mobilenet_v2((3, 96, 96), len(DIGITS), width=0.35)),
+    LARGE: ((3, 224, 224), lambda: mobilenet_v2((3, 224, 224), len(DIGITS))),
 }
 """The shape of an input, and the network. `nothing` is one number times another: what is left is the harness."""
 
