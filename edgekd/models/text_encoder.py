@@ -88,6 +88,7 @@ def text_encoder(
     """Build an encoder for token ids, int32, of shape (length,); it returns logits, shape (N, classes).
 
     ReLU stands between the layers of a block, as in MobileBERT (Sun et al. 2020): runtimes have no int8 kernel for
-    GELU. Padding is a token like any other, with an embedding that is learned.
+    GELU. Padding is a token like any other, with an embedding that is learned. The proportions of TinyBERT (Jiao et al.
+    2020) are layers 4, width 312, hidden 1200, heads 12.
     """
     return TextEncoder(input_shape[0], classes, vocabulary, width, layers, heads, hidden, dropout)

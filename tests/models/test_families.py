@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "efficientnet_lite": {"width": 0.125, "stem_stride": 1},
 }
 ISLANDS = {"mobilenet_v3": ("HARD_SWISH", "ADD"), "xception": ("ADD",)}
-"""Float between integers: hard-swish and the sum in hard-sigmoid, which have no int8 kernel; a sum that both a ReLU and a
+"""Float between integers: hard-swish and the sum in hard-sigmoid, which have no int8 kernel; a sum that a ReLU and a
 shortcut read, which gets a quantizer behind each reader and none of its own.
 """
 
