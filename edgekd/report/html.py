@@ -42,7 +42,6 @@ def render(document: dict[str, Any]) -> str:
         "sources": SOURCES,
         "titles": TITLES,
         "tables": tables,
-        "gains": GAINS,
     }
     return _environment().get_template("report.html.jinja").render(report=document, charts=charts, gains=GAINS, **words)
 

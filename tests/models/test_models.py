@@ -10,6 +10,7 @@ from edgekd.models.cost import macs
 from edgekd.models.ds_cnn import ds_cnn
 from edgekd.models.evaluate import points, predict
 from edgekd.models.resnet import resnet
+from edgekd.models.text_encoder import text_encoder
 
 
 def ds_cnn_parameters(channels: int, classes: int, width: int, blocks: int, kernel: Sequence[int]) -> int:
@@ -94,6 +95,12 @@ def test_multiply_accumulates_are_those_counted_by_hand(layer: nn.Module, shape:
 def test_multiply_accumulates_of_ds_cnn() -> None:
     model = ds_cnn((1, 8, 8), 4, width=8, blocks=2)
     assert macs(model, torch.zeros(1, 1, 8, 8)) == 64 * (9 * 8) + 2 * 64 * (9 * 8 + 8 * 8) + 8 * 4
+
+
+def test_attention_counts_as_its_two_matrix_products() -> None:
+    model = text_encoder((8,), 3, 50, width=16, layers=1, heads=2, hidden=32)
+    linear, attention = 8 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 3, 2 * 8 * 8 * 16
+    assert macs(model, torch.zeros(1, 8, dtype=torch.int32)) == linear + attention
 
 
 def test_predictions_do_not_depend_on_the_batch_size() -> None:
