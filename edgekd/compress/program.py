@@ -86,6 +86,23 @@ class QuantizedProgram:
             nncf_backend.replace_quantizers(model, placed.hooks, frozen)
         return model.eval()
 
+    def with_rounded_biases(self) -> nn.Module:
+        """A copy of the trained model whose biases are whole numbers of input scale times weight scale, as a runtime
+        has them: as right as the model itself, and how far it answers otherwise is what rounding comes to.
+        """
+        model = copy.deepcopy(self.model)
+        for entry in self.table:
+            sources = [self.table[position] for position in entry.sources if entry.kind == "activation"]
+            weights = [one for one in sources if one.kind == "weight"]
+            inputs = [one for one in sources if one.kind == "activation"]
+            if len(weights) != 1 or len(inputs) != 1:
+                continue
+            layer = model.get_submodule(weights[0].tensor.rpartition(".")[0])
+            if isinstance(bias := getattr(layer, "bias", None), nn.Parameter):
+                step = torch.tensor(weights[0].scale) * inputs[0].scale[0]
+                bias.data = torch.round(bias.detach() / step) * step
+        return model.eval()
+
     def weights_only(self) -> nn.Module:
         """A copy of the trained model with its activations float."""
         model = copy.deepcopy(self.model)

@@ -161,3 +161,25 @@ def test_frozen_activations_lie_on_their_grid(program: QuantizedProgram) -> None
     torch.testing.assert_close(numbers, numbers.round(), rtol=0, atol=1e-3)
     assert numbers.round().min() >= -128
     assert numbers.round().max() <= 127
+
+
+def test_rounded_biases_are_whole_steps_and_change_little(program: QuantizedProgram) -> None:
+    rounded = program.with_rounded_biases()
+    sources = {
+        program.table[position].tensor: program.table[inputs[0]].scale[0]
+        for entry in program.table
+        if entry.kind == "activation"
+        for position in entry.sources
+        if program.table[position].kind == "weight"
+        and (inputs := [one for one in entry.sources if program.table[one].kind == "activation"])
+    }
+    changed = 0
+    for entry in program.table:
+        if entry.kind != "weight":
+            continue
+        name = entry.tensor.removesuffix("weight") + "bias"
+        steps = rounded.get_parameter(name).detach() / (torch.tensor(entry.scale) * sources[entry.tensor])
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-2)
+        changed += not torch.equal(rounded.get_parameter(name), program.model.get_parameter(name))
+    assert changed == sum(entry.kind == "weight" for entry in program.table)
+    assert (answers(rounded) - answers(program.model)).abs().max() <= 2.01 * program.output_scale
