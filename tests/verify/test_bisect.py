@@ -196,6 +196,7 @@ def work(tmp_path: Path) -> Work[VerifyConfig]:
         "float": artifact(places["float"], file="model.onnx"),
         "program": artifact(places["program"], accuracy=1.0),
         "student": artifact(places["student"], accuracy=1.0, macs=1000),
+        "compressed": artifact(places["student"], accuracy=1.0, macs=1000),
         "teacher": artifact(places["student"], accuracy=1.0, macs=1000),
         "data": artifact(
             places["data"], preprocessing={"input": "features"}, outputs="classification", labels=list(FEATURES.labels)
