@@ -172,6 +172,7 @@ def _plan(plan: "Plan", source: "Source") -> Result:
     document = {
         "recipe": plan.recipe.name,
         "origin": source.origin,
+        "student": str(plan.recipe.student.folder or plan.recipe.student.model),
         "targets": [target.name for target in plan.targets],
         "preflight": preflights,
         "devices": [
@@ -182,7 +183,7 @@ def _plan(plan: "Plan", source: "Source") -> Result:
     }
     rows = [(step["name"], "cached" if step["cached"] else "to run", str(step["key"])[:16]) for step in steps]
     name = f"{source.origin}, ladder.{plan.rung}" if plan.rung else source.origin
-    text = f"recipe: {name}\n{_table(('step', 'state', 'key'), rows)}"
+    text = f"recipe: {name}\nstudent: {document['student']}\n{_table(('step', 'state', 'key'), rows)}"
     for entry in preflights:
         text += f"\n{entry['target']}: " + (
             f"exports, about {entry['bytes']:,} bytes" if entry["exports"] else f"will not export: {entry['why_not']}"

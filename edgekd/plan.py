@@ -55,6 +55,7 @@ PREFLIGHT = State("preflight")
 OBJECTIVE = "preflight[objective]"
 COMPRESSION = "preflight[compress]"
 BASELINE = "student alone"
+FOLDER_KIND = "transformers"
 STRUCTURES: dict[str, Literal["pruned", "factorized", "sparse"]] = {
     "prune": "pruned",
     "factorize": "factorized",
@@ -142,9 +143,10 @@ def make_plan(
         added, plan = _target_steps(name, target, recipe, final, program, devices or target.devices)
         steps.update(added)
         plans.append(plan)
-    ordered = tuple(steps.values())
+    ordered = tuple(_with_packages(step, recipe) for step in steps.values())
     check_contracts(ordered)
-    extras = [TEACHER_EXTRAS[kind] for kind in _teacher_kinds(recipe) & TEACHER_EXTRAS.keys()]
+    kinds = _teacher_kinds(recipe) | ({FOLDER_KIND} if recipe.student.folder else set())
+    extras = [TEACHER_EXTRAS[kind] for kind in kinds & TEACHER_EXTRAS.keys()]
     require(
         (package for step in ordered for package in step.packages),
         [*(FORMAT_EXTRAS[target.format] for _, target in targets), *extras],
@@ -195,7 +197,7 @@ def _teacher_modules(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _student_modules(recipe: Recipe) -> tuple[str, ...]:
-    return (module_of(recipe.student.model, MODELS),)
+    return (module_of(recipe.student.reference, MODELS),)
 
 
 def _training_steps(recipe: Recipe, objective: ObjectiveConfig) -> dict[str, Step]:
@@ -441,6 +443,13 @@ def _measure_step(source: str, device: str, target: Target, recipe: Recipe, chec
         requires={"export": State(target.format), "data": State("dataset")},
         packages=("numpy", *RUNTIMES[target.runtime]),
     )
+
+
+def _with_packages(step: Step, recipe: Recipe) -> Step:
+    """A student of transformers needs them wherever it is built."""
+    if recipe.student.folder is None or not set(_student_modules(recipe)) & set(step.modules):
+        return step
+    return Step(**{**vars(step), "packages": (*step.packages, *TEACHING[FOLDER_KIND])})
 
 
 def _seeded(step: Step, seed: int) -> Step:

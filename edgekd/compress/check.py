@@ -4,8 +4,9 @@ import dataclasses
 
 from edgekd.artifact import Facts
 from edgekd.compress.shrink import shrink
-from edgekd.models.build import Architecture, build, example_input, parameter_count
+from edgekd.models.build import build, example_input, parameter_count
 from edgekd.models.cost import macs
+from edgekd.models.students import drafted
 from edgekd.recipe import Factorize
 from edgekd.seeding import deterministic
 from edgekd.step import Work
@@ -20,8 +21,7 @@ def check_compression(work: Work[CompressionCheckConfig]) -> Facts:
     """Shrink the untrained student by each entry in turn. Raises UsageError where it cannot be."""
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
-    student = config.student
-    architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
+    architecture = drafted(config.student, data)
     module = build(architecture, "student")
     for compression in config.compress:
         if isinstance(compression, Factorize) and compression.energy is not None:

@@ -37,7 +37,8 @@ CARRIERS = (
     "relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute", "chunk",
 )  # fmt: skip
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
-JOIN, POOLS = "cat", ("max_pool1d", "max_pool2d", "max_pool3d")
+SLICE, ADDITIONS = "__getitem__", ("add", "__add__")
+JOINS, POOLS = ("cat", "pad", SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
 
 nncf.set_log_level(logging.ERROR)
 
@@ -95,6 +96,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
     _adapt_weight_quantizers(quantized, example)
     _close_layers(quantized, example, samples)
     _close_joins(quantized, example)
+    _quantize_addends(quantized, example)
     return quantized
 
 
@@ -201,15 +203,22 @@ def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[PlacedQuantiz
             found = PlacedQuantizer(
                 (hook,), tensor.node_name, is_weight, tuple(sorted(sources)), hooks.get_submodule(hook)
             )
-            position = next((p for p, known in enumerate(placed) if is_weight and known.tensor == found.tensor), None)
+            position = next((p for p, known in enumerate(placed) if _is_again(found, known, p)), None)
             if position is None:
                 placed.append(found)
                 position = len(placed) - 1
             else:
-                placed[position] = replace(found, hooks=(*placed[position].hooks, hook))
+                placed[position] = replace(placed[position], hooks=(*placed[position].hooks, hook))
             sources = frozenset({position})
         reached[node.node_id] = sources
     return placed
+
+
+def _is_again(found: PlacedQuantizer, known: PlacedQuantizer, position: int) -> bool:
+    """Is it a quantizer that is known: of a weight that is used twice, or of numbers that were only moved since?"""
+    if found.is_weight:
+        return known.tensor == found.tensor
+    return found.sources == (position,) and known.quantizer is found.quantizer
 
 
 def operation_of(hook: str) -> str:
@@ -289,16 +298,33 @@ def _drop_second_quantizers(model: nn.Module, example: torch.Tensor) -> None:
 
 
 def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
-    """Put the quantizer that joined tensors share behind their join as well: no number changes, and a runtime that
-    looks right before a layer finds 8-bit numbers.
+    """Put the quantizer that joined tensors share behind their join as well, and that of padded or cut ones: no number
+    changes, and a runtime that looks right before a layer finds 8-bit numbers.
     """
     graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
     for node in graph.get_all_nodes():
-        if node.node_type != JOIN or all(_is_closed(graph, user) for user in graph.get_next_nodes(node)):
+        users = graph.get_next_nodes(node)
+        if node.node_type not in JOINS or all(_is_closed(graph, user) for user in users):
+            continue
+        if node.node_type == SLICE and not any(user.node_type in LAYERS for user in users):
             continue
         shared = _quantizer_before(graph, node, places)
         if shared is not None:
             hooks_of(model).register_post_function_hook(node.node_name, 0, shared)
+
+
+def _quantize_addends(model: nn.Module, example: torch.Tensor) -> None:
+    """Quantize each parameter that is added to 8-bit numbers: a runtime that adds integers needs them on both sides."""
+    graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
+    for node in graph.get_all_nodes():
+        before = graph.get_previous_nodes(node)
+        added = [one.node_name for one in before if one.node_type == CONSTANT]
+        others = [one for one in before if one.node_type != CONSTANT]
+        if node.node_type not in ADDITIONS or len(added) != 1 or len(others) != 1:
+            continue
+        if _quantizer_before(graph, others[0], places) is not None:
+            largest = model.get_parameter(added[0]).abs().max()
+            hooks_of(model).register_post_function_hook(added[0], 0, _quantizer(-largest, largest, True))
 
 
 def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) -> nn.Module | None:
@@ -310,7 +336,7 @@ def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) ->
     if node.node_type.endswith("_quantize"):
         edges = sorted(graph.get_input_edges(node), key=lambda edge: edge.input_port_id)
         return places.get(_hook_of(edges[-1].from_node))
-    if node.node_type != JOIN and (node.node_type not in (*CARRIERS, *POOLS) or len(before) != 1):
+    if node.node_type not in JOINS and (node.node_type not in (*CARRIERS, *POOLS) or len(before) != 1):
         return None
     first, *others = (_quantizer_before(graph, one, places) for one in before)
     return first if all(one is first for one in others) else None

@@ -11,7 +11,8 @@ from edgekd.compress.quantizers import kept
 from edgekd.errors import GateError
 from edgekd.export.card import Card, output_of
 from edgekd.export.formats import export_float, export_program
-from edgekd.models.build import Architecture, build, example_input
+from edgekd.models.build import build, example_input
+from edgekd.models.students import drafted
 from edgekd.readers import read_graph
 from edgekd.runtimes import open_session
 from edgekd.seeding import deterministic
@@ -33,8 +34,7 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
     """
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
-    target, student = config.target, config.student
-    architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
+    target, architecture = config.target, drafted(config.student, data)
     module, example = build(architecture, "student"), example_input(architecture)
     output = output_of(target.output, data.outputs)
     card = Card("preflight", data.labels, output, data.preprocessing, data.outputs)
