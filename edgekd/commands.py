@@ -392,9 +392,15 @@ def _artifact_line(entry: dict[str, Any]) -> str:
     return (
         f"{entry['path']}: {entry['bytes']:,} bytes, {TITLES[entry['metric']]} {scores['exported']} "
         f"(student {scores['student_float']}, teacher {scores['teacher']}), "
-        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; "
+        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact{_int4_words(entry['weights'])}; "
         f"{times or ('no valid measurement' if entry['measurements'] else 'not measured')}"
     )
+
+
+def _int4_words(weights: dict[str, Any]) -> str:
+    from edgekd.compress.quantizers import INT4
+
+    return f", weights {weights['int4']:,} in 4 bits and {weights['int8']:,} in 8" if weights["bits"] == INT4 else ""
 
 
 def _bench_text(model: Path, document: dict[str, Any], energy: str) -> str:

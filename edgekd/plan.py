@@ -7,6 +7,7 @@ from typing import Literal
 
 from edgekd.artifact import State
 from edgekd.compress.order import Shrinking, in_order
+from edgekd.compress.quantizers import INT4
 from edgekd.dependencies import (
     DATA,
     EXPORTING,
@@ -127,10 +128,10 @@ def make_plan(
     labels = [label for label, _ in targets]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise UsageError(f"targets: two are called '{twice[0]}'; rename one of the files")
-    preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
+    shrinking, quantization = in_order(recipe.compress, recipe.quantize)
+    preflights = [_seeded(_preflight_step(name, target, recipe, quantization), recipe.seed) for name, target in targets]
     objective = recipe.distill.objective(recipe.task.outputs)
     tried = _seeded(_objective_step(recipe, objective), recipe.seed)
-    shrinking, quantization = in_order(recipe.compress, recipe.quantize)
     checks = [_seeded(_compression_check(recipe, shrinking), recipe.seed)] if shrinking else []
     training = _training_steps(recipe, objective)
     compressing = _compressing_steps(recipe, objective, shrinking)
@@ -161,11 +162,11 @@ def _data_packages(recipe: Recipe) -> tuple[str, ...]:
     return TEXT if isinstance(recipe.task, TextTask) else DATA
 
 
-def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
+def _preflight_step(name: str, target: Target, recipe: Recipe, quantization: Quantization) -> Step:
     return Step(
         f"preflight[{name}]",
         "edgekd.verify.preflight:preflight",
-        PreflightConfig(recipe.task, recipe.student, target),
+        PreflightConfig(recipe.task, recipe.student, target, quantization.weight_bits),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
         modules=(*_data_modules(recipe), *_student_modules(recipe)),
@@ -397,10 +398,11 @@ def _target_steps(
 def _export_step(target: Target, precision: Precision, recipe: Recipe, source: Step) -> Step:
     """The student in a precision. source: the step of the float student, or of the quantized program for integers."""
     integers = precision in ("int8", "int8-weights")
+    int4 = integers and target.takes_int4 and source.config.quantization.weight_bits == INT4
     return Step(
-        f"export[{_described(target, precision)}]",
+        f"export[{_described(target, precision)}{', int4' if int4 else ''}]",
         f"edgekd.export.steps:{'export_quantized' if integers else 'export_student'}",
-        ExportConfig(target.format, precision, target.output, recipe.name),
+        ExportConfig(target.format, precision, target.output, recipe.name, int4),
         State(target.format, precision, source.ensures.structure),
         inputs={"program" if integers else "student": source.name, "data": "data"},
         requires={"program" if integers else "student": source.ensures, "data": State("dataset")},

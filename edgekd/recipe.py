@@ -374,6 +374,8 @@ class Quantization:
     method: Literal["qat", "ptq"] = "qat"
     train: Training | None = None
     """Of qat; ptq does not look at it."""
+    weight_bits: Literal[4, 8] = 8
+    """Of the weights of linear and convolution layers; activations and embeddings have 8."""
     calibration_samples: Count | None = None
     """Training samples, drawn from the seed; 256 if not given, or all that there are."""
     sensitivity: bool = False

@@ -66,12 +66,16 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The format and the precision to write, what comes out, and the name that the file gives itself."""
+    """The format and the precision to write, what comes out, and the name that the file gives itself.
+
+    int4: store weights of 4 bits as such where they can be.
+    """
 
     format: Format
     precision: Precision
     output: Literal["logits", "probabilities"]
     name: str
+    int4: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class PreflightConfig:
     task: Task
     student: Student
     target: Target
+    weight_bits: int
 
 
 @dataclass(frozen=True)

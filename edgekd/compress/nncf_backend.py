@@ -33,6 +33,7 @@ from edgekd.quiet import quiet
 HOOKS_PREFIX = "__nncf_hooks."
 CONSTANT = "nncf_model_const"
 LAYERS, EMBEDDING = ("linear", "conv2d"), "embedding"
+WEIGHTED = {"linear", *(f"conv{kind}{dimensions}d" for kind in ("", "_transpose") for dimensions in (1, 2, 3))}
 CARRIERS = (
     "relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute", "chunk",
 )  # fmt: skip
@@ -64,15 +65,15 @@ def _hookable(model: nn.Module) -> nn.Module:
     return Wrapped(model) if isinstance(model, nn.Sequential) else model
 
 
-def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
+def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: int = 8) -> nn.Module:
     """Insert int8 quantizers, calibrated on `calibration` (float32, shape (N, ...)), into a copy of the model.
 
-    Weights are symmetric, -127 to 127, and per channel; activations are asymmetric and per tensor, because a frozen
-    per-channel activation does not exist in the exported formats. An embedding has one scale, so that looking up rows
-    leaves 8-bit numbers of one scale. The output is quantized as well, and so is that of every linear layer and
-    convolution: no runtime has an integer kernel for one that gives floats. Weights of one dimension, as a
-    normalisation has, stay float. Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias
-    correction.
+    Weights are symmetric and per channel, -127 to 127, or -7 to 7 where `weight_bits` is 4; activations are asymmetric
+    and per tensor, because a frozen per-channel activation does not exist in the exported formats. An embedding has 8
+    bits and one scale, so that looking up rows leaves 8-bit numbers of one scale. The output is quantized as well, and
+    so is that of every linear layer and convolution: no runtime has an integer kernel for one that gives floats.
+    Weights of one dimension, as a normalisation has, stay float. Nothing is rescaled behind the user's back: no
+    overflow fix, no SmoothQuant, no bias correction.
     """
     samples = [sample[None].clone() for sample in calibration]
     example = torch.zeros_like(calibration[:1]).contiguous()
@@ -93,7 +94,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=scheme,
         )
-    _adapt_weight_quantizers(quantized, example)
+    _adapt_weight_quantizers(quantized, example, weight_bits)
     _close_layers(quantized, example, samples)
     _close_joins(quantized, example)
     _quantize_addends(quantized, example)
@@ -243,9 +244,9 @@ def replace_quantizers(model: nn.Module, originals: Sequence[str], replacement: 
             hooks.set_submodule(name, replacement)
 
 
-def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
+def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor, bits: int) -> None:
     """One weight has one scale: where a layer is used twice, both uses get the same quantizer before it is trained.
-    An embedding gets one for its whole table; a vector gets none.
+    An embedding gets one for its whole table; a vector gets none. Those of linear layers and convolutions get `bits`.
     """
     types = {node.node_name: node.node_type for node in build_nncf_graph(model, example).get_all_nodes()}
     for placed in quantizers_of(model, example):
@@ -257,7 +258,9 @@ def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
             replace_quantizers(model, placed.hooks, None)
         elif EMBEDDING in users:
             replace_quantizers(model, placed.hooks, _quantizer(-weight.abs().max(), weight.abs().max(), True))
-        elif len(placed.hooks) > 1:
+        else:
+            if users <= WEIGHTED:
+                placed.quantizer.num_bits = bits
             replace_quantizers(model, placed.hooks, placed.quantizer)
 
 

@@ -10,7 +10,7 @@ from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import kept
 from edgekd.errors import GateError
 from edgekd.export.card import Card, output_of
-from edgekd.export.formats import export_float, export_program
+from edgekd.export.formats import export, export_float
 from edgekd.models.build import build, example_input
 from edgekd.models.students import drafted
 from edgekd.readers import read_graph
@@ -44,8 +44,9 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
             source, table = module, kept((), target.precision)
         else:
             calibration = torch.from_numpy(noise(data, CALIBRATION_SAMPLES, work.seed))
-            program = quantize(module, calibration, None, pixel_range(data.preprocessing))
-            file = export_program(program, target.format, target.precision, Path(place), card)
+            pixels = pixel_range(data.preprocessing)
+            program = quantize(module, calibration, None, pixels, weight_bits=config.weight_bits)
+            file = export(program, target, Path(place), card)
             source, table = program.frozen(stored=False), kept(program.table, target.precision)
         graph = read_graph(file)
         if problems := read_back(table, graph).problems:
