@@ -172,6 +172,7 @@ def _plan(plan: "Plan", source: "Source") -> Result:
     document = {
         "recipe": plan.recipe.name,
         "origin": source.origin,
+        "student": str(plan.recipe.student.folder or plan.recipe.student.model),
         "targets": [target.name for target in plan.targets],
         "preflight": preflights,
         "devices": [
@@ -182,7 +183,7 @@ def _plan(plan: "Plan", source: "Source") -> Result:
     }
     rows = [(step["name"], "cached" if step["cached"] else "to run", str(step["key"])[:16]) for step in steps]
     name = f"{source.origin}, ladder.{plan.rung}" if plan.rung else source.origin
-    text = f"recipe: {name}\n{_table(('step', 'state', 'key'), rows)}"
+    text = f"recipe: {name}\nstudent: {document['student']}\n{_table(('step', 'state', 'key'), rows)}"
     for entry in preflights:
         text += f"\n{entry['target']}: " + (
             f"exports, about {entry['bytes']:,} bytes" if entry["exports"] else f"will not export: {entry['why_not']}"
@@ -391,9 +392,15 @@ def _artifact_line(entry: dict[str, Any]) -> str:
     return (
         f"{entry['path']}: {entry['bytes']:,} bytes, {TITLES[entry['metric']]} {scores['exported']} "
         f"(student {scores['student_float']}, teacher {scores['teacher']}), "
-        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact; "
+        f"scales {entry['quantizers']['exact']}/{entry['quantizers']['learned']} exact{_int4_words(entry['weights'])}; "
         f"{times or ('no valid measurement' if entry['measurements'] else 'not measured')}"
     )
+
+
+def _int4_words(weights: dict[str, Any]) -> str:
+    from edgekd.compress.quantizers import INT4
+
+    return f", weights {weights['int4']:,} in 4 bits and {weights['int8']:,} in 8" if weights["bits"] == INT4 else ""
 
 
 def _bench_text(model: Path, document: dict[str, Any], energy: str) -> str:

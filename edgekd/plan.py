@@ -7,6 +7,7 @@ from typing import Literal
 
 from edgekd.artifact import State
 from edgekd.compress.order import Shrinking, in_order
+from edgekd.compress.quantizers import INT4
 from edgekd.dependencies import (
     DATA,
     EXPORTING,
@@ -58,6 +59,7 @@ PREFLIGHT = State("preflight")
 OBJECTIVE = "preflight[objective]"
 COMPRESSION = "preflight[compress]"
 BASELINE = "student alone"
+FOLDER_KIND = "transformers"
 STRUCTURES: dict[str, Literal["pruned", "factorized", "sparse"]] = {
     "prune": "pruned",
     "factorize": "factorized",
@@ -129,11 +131,11 @@ def make_plan(
     labels = [label for label, _ in targets]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise UsageError(f"targets: two are called '{twice[0]}'; rename one of the files")
-    preflights = [_seeded(_preflight_step(name, target, recipe), recipe.seed) for name, target in targets]
+    shrinking, quantization = in_order(recipe.compress, recipe.quantize)
+    preflights = [_seeded(_preflight_step(name, target, recipe, quantization), recipe.seed) for name, target in targets]
     objective = recipe.distill.objective(recipe.task.outputs)
     tried = _seeded(_objective_step(recipe, objective), recipe.seed)
-    shrinking, quantization = in_order(recipe.compress, recipe.quantize)
-    timings = [_timing(one) for one in shrinking]
+    timings = [_timing(one, quantization) for one in shrinking]
     checks = [_seeded(_compression_check(recipe, shrinking, timings), recipe.seed)] if shrinking else []
     training = _training_steps(recipe, objective)
     compressing = _compressing_steps(recipe, objective, shrinking, timings)
@@ -146,9 +148,10 @@ def make_plan(
         added, plan = _target_steps(name, target, recipe, final, program, devices or target.devices)
         steps.update(added)
         plans.append(plan)
-    ordered = tuple(steps.values())
+    ordered = tuple(_with_packages(step, recipe) for step in steps.values())
     check_contracts(ordered)
-    extras = [TEACHER_EXTRAS[kind] for kind in _teacher_kinds(recipe) & TEACHER_EXTRAS.keys()]
+    kinds = _teacher_kinds(recipe) | ({FOLDER_KIND} if recipe.student.folder else set())
+    extras = [TEACHER_EXTRAS[kind] for kind in kinds & TEACHER_EXTRAS.keys()]
     opened = [*(target for _, target in targets), *(one.target for one in timings if one)]
     require(
         (package for step in ordered for package in step.packages),
@@ -164,11 +167,11 @@ def _data_packages(recipe: Recipe) -> tuple[str, ...]:
     return TEXT if isinstance(recipe.task, TextTask) else DATA
 
 
-def _preflight_step(name: str, target: Target, recipe: Recipe) -> Step:
+def _preflight_step(name: str, target: Target, recipe: Recipe, quantization: Quantization) -> Step:
     return Step(
         f"preflight[{name}]",
         "edgekd.verify.preflight:preflight",
-        PreflightConfig(recipe.task, recipe.student, target),
+        PreflightConfig(recipe.task, recipe.student, target, quantization.weight_bits),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
         modules=(*_data_modules(recipe), *_student_modules(recipe)),
@@ -200,7 +203,7 @@ def _teacher_modules(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _student_modules(recipe: Recipe) -> tuple[str, ...]:
-    return (module_of(recipe.student.model, MODELS),)
+    return (module_of(recipe.student.reference, MODELS),)
 
 
 def _training_steps(recipe: Recipe, objective: ObjectiveConfig) -> dict[str, Step]:
@@ -224,7 +227,7 @@ def _training_steps(recipe: Recipe, objective: ObjectiveConfig) -> dict[str, Ste
     return {step.name: _seeded(step, recipe.seed) for step in steps}
 
 
-def _timing(one: Shrinking) -> Timing | None:
+def _timing(one: Shrinking, quantization: Quantization) -> Timing | None:
     """How a latency that is to be pruned is taken. Raises UsageError for a target whose runtime is not here."""
     if not isinstance(one, Prune) or one.target is None:
         return None
@@ -236,7 +239,7 @@ def _timing(one: Shrinking) -> Timing | None:
             f"compress: 'prune' cannot measure target '{target_label(one.target)}': {target.runtime} does not run on "
             "this machine; name another target"
         ) from error
-    return Timing(target, measured_on(HERE))
+    return Timing(target, quantization.weight_bits, measured_on(HERE))
 
 
 def _timing_packages(timing: Timing | None) -> tuple[str, ...]:
@@ -421,10 +424,11 @@ def _target_steps(
 def _export_step(target: Target, precision: Precision, recipe: Recipe, source: Step) -> Step:
     """The student in a precision. source: the step of the float student, or of the quantized program for integers."""
     integers = precision in ("int8", "int8-weights")
+    int4 = integers and target.takes_int4 and source.config.quantization.weight_bits == INT4
     return Step(
-        f"export[{_described(target, precision)}]",
+        f"export[{_described(target, precision)}{', int4' if int4 else ''}]",
         f"edgekd.export.steps:{'export_quantized' if integers else 'export_student'}",
-        ExportConfig(target.format, precision, target.output, recipe.name),
+        ExportConfig(target.format, precision, target.output, recipe.name, int4),
         State(target.format, precision, source.ensures.structure),
         inputs={"program" if integers else "student": source.name, "data": "data"},
         requires={"program" if integers else "student": source.ensures, "data": State("dataset")},
@@ -467,6 +471,13 @@ def _measure_step(source: str, device: str, target: Target, recipe: Recipe, chec
         requires={"export": State(target.format), "data": State("dataset")},
         packages=("numpy", *RUNTIMES[target.runtime]),
     )
+
+
+def _with_packages(step: Step, recipe: Recipe) -> Step:
+    """A student of transformers needs them wherever it is built."""
+    if recipe.student.folder is None or not set(_student_modules(recipe)) & set(step.modules):
+        return step
+    return Step(**{**vars(step), "packages": (*step.packages, *TEACHING[FOLDER_KIND])})
 
 
 def _seeded(step: Step, seed: int) -> Step:

@@ -42,6 +42,8 @@ FILE_NAME = "edgekd.toml"
 DEFAULT = "digits"
 BASE = "base"
 """What the recipe as it is written is called among the rungs of its ladder."""
+FOLDER_MODEL = "edgekd.models.transformers:classifier"
+"""What builds a student that is given as a folder."""
 TEACHER_PATHS = tuple(f"teacher.{key}" for key in teacher_config.PATHS)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -242,9 +244,22 @@ Teacher = Annotated[
 class Student:
     """The model to build."""
 
-    model: Reference
+    model: Reference | None = None
     args: Arguments = dataclasses.field(default_factory=dict)
     weights: Path | None = None
+    folder: Path | None = None
+    """Instead of these: a classifier as `save_pretrained` of transformers wrote it."""
+
+    def __post_init__(self) -> None:
+        if self.folder is None and self.model is None:
+            raise ValueError("'student.model' is missing; add it, or 'folder', that of a transformers model")
+        if self.folder is not None and (self.model is not None or self.args or self.weights is not None):
+            raise ValueError("student.folder: it has its own model and weights; leave out 'model', 'args', 'weights'")
+
+    @property
+    def reference(self) -> str:
+        """The function that builds it."""
+        return self.model or FOLDER_MODEL
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -365,6 +380,8 @@ class Quantization:
     method: Literal["qat", "ptq"] = "qat"
     train: Training | None = None
     """Of qat; ptq does not look at it."""
+    weight_bits: Literal[4, 8] = 8
+    """Of the weights of linear and convolution layers; activations and embeddings have 8."""
     calibration_samples: Count | None = None
     """Training samples, drawn from the seed; 256 if not given, or all that there are."""
     sensitivity: bool = False
@@ -480,7 +497,7 @@ def _rungs(document: dict[str, Any], origin: str) -> dict[str, Recipe]:
 
 def _from_here(override: str, here: Path) -> str:
     key, _, value = override.partition("=")
-    if key.strip() in ("task.data", "task.tokenizer", *TEACHER_PATHS, "student.weights"):
+    if key.strip() in ("task.data", "task.tokenizer", *TEACHER_PATHS, "student.weights", "student.folder"):
         path = Path(value.strip().strip("\"'")).expanduser()
         return f"{key}={json.dumps(str(here / path))}"
     return override
@@ -500,7 +517,9 @@ def resolve_paths(source: Source) -> Recipe:
         recipe,
         task=task,
         teacher=located(recipe.teacher, lambda path: (folder / path.expanduser()).resolve()),
-        student=dataclasses.replace(recipe.student, weights=absolute(recipe.student.weights)),
+        student=dataclasses.replace(
+            recipe.student, weights=absolute(recipe.student.weights), folder=absolute(recipe.student.folder)
+        ),
         compress=tuple(_with_target(one, folder) for one in recipe.compress),
     )
 

@@ -43,10 +43,11 @@ class StudentConfig:
 class Timing:
     """What a latency is taken of, and where: a target's file, on the machine that builds.
 
-    on: see `edgekd.runners.measurable.measured_on`.
+    weight_bits: of the recipe's quantization. on: see `edgekd.runners.measurable.measured_on`.
     """
 
     target: Target
+    weight_bits: int
     on: Mapping[str, Any]
 
 
@@ -80,12 +81,16 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The format and the precision to write, what comes out, and the name that the file gives itself."""
+    """The format and the precision to write, what comes out, and the name that the file gives itself.
+
+    int4: store weights of 4 bits as such where they can be.
+    """
 
     format: Format
     precision: Precision
     output: Literal["logits", "probabilities"]
     name: str
+    int4: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class PreflightConfig:
     task: Task
     student: Student
     target: Target
+    weight_bits: int
 
 
 @dataclass(frozen=True)

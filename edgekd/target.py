@@ -82,6 +82,11 @@ class Target:
         if getattr(self.parity, wanted) is None:
             raise ValueError(f"parity: {self.precision} needs '{wanted}'; add it")
 
+    @property
+    def takes_int4(self) -> bool:
+        """May weights of 4 bits be stored as such? The last tflite-runtime refuses the file."""
+        return self.runtime != "tflite-runtime"
+
 
 def target_names() -> list[str]:
     return sorted(file.stem for file in TARGETS.glob("*.toml"))

@@ -112,6 +112,14 @@ def test_a_plan_has_all_steps_of_a_build(plan: Planned):
     assert set(names(plan())) == EVERYTHING
 
 
+def test_a_runtime_without_weights_of_4_bits_has_an_export_of_its_own(plan: Planned):
+    targets = (TARGET, "tflite-armv7")
+    exports = [name for name in plan("quantize.weight_bits=4", targets=targets).by_name if name.startswith("export[")]
+    assert {"export[tflite int8, int4]", "export[tflite int8]"} < set(exports)
+    shared = {name for name in plan(targets=targets).by_name if name.startswith("export[")}
+    assert shared == set(exports) - {"export[tflite int8, int4]"}
+
+
 def test_every_input_is_made_before_it_is_needed(plan: Planned):
     made: set[str] = set()
     for step in plan().steps:

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from edgekd.artifact import Facts
 from edgekd.compress.latency import share_of_latency
 from edgekd.compress.shrink import shrink
-from edgekd.models.build import Architecture, build, example_input, parameter_count
+from edgekd.models.build import build, example_input, parameter_count
 from edgekd.models.cost import macs
+from edgekd.models.students import drafted
 from edgekd.recipe import Factorize
 from edgekd.seeding import deterministic
 from edgekd.step import Work
@@ -24,13 +25,14 @@ def check_compression(work: Work[CompressionCheckConfig]) -> Facts:
     """
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
-    student = config.student
-    architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
+    architecture = drafted(config.student, data)
     module = build(architecture, "student")
     for compression, timing in zip(config.compress, config.timings, strict=True):
         if isinstance(compression, Factorize) and compression.energy is not None:
             compression = dataclasses.replace(compression, energy=None, rank=LOWEST)
-        taken = share_of_latency(module, data, timing.target, work.seed) if timing else nullcontext()
+        taken = (
+            share_of_latency(module, data, timing.target, work.seed, timing.weight_bits) if timing else nullcontext()
+        )
         with taken as latency:
             module, architecture = shrink(compression, module, architecture, lambda model: None, latency, 0)
     return {"params": parameter_count(module), "macs": macs(module, example_input(architecture))}

@@ -33,11 +33,13 @@ from edgekd.quiet import quiet
 HOOKS_PREFIX = "__nncf_hooks."
 CONSTANT = "nncf_model_const"
 LAYERS, EMBEDDING = ("linear", "conv2d"), "embedding"
+WEIGHTED = {"linear", *(f"conv{kind}{dimensions}d" for kind in ("", "_transpose") for dimensions in (1, 2, 3))}
 CARRIERS = (
     "relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute", "chunk",
 )  # fmt: skip
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
-JOIN, POOLS = "cat", ("max_pool1d", "max_pool2d", "max_pool3d")
+SLICE, ADDITIONS = "__getitem__", ("add", "__add__")
+JOINS, POOLS = ("cat", "pad", SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
 
 nncf.set_log_level(logging.ERROR)
 
@@ -63,15 +65,15 @@ def _hookable(model: nn.Module) -> nn.Module:
     return Wrapped(model) if isinstance(model, nn.Sequential) else model
 
 
-def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
+def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: int = 8) -> nn.Module:
     """Insert int8 quantizers, calibrated on `calibration` (float32, shape (N, ...)), into a copy of the model.
 
-    Weights are symmetric, -127 to 127, and per channel; activations are asymmetric and per tensor, because a frozen
-    per-channel activation does not exist in the exported formats. An embedding has one scale, so that looking up rows
-    leaves 8-bit numbers of one scale. The output is quantized as well, and so is that of every linear layer and
-    convolution: no runtime has an integer kernel for one that gives floats. Weights of one dimension, as a
-    normalisation has, stay float. Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias
-    correction.
+    Weights are symmetric and per channel, -127 to 127, or -7 to 7 where `weight_bits` is 4; activations are asymmetric
+    and per tensor, because a frozen per-channel activation does not exist in the exported formats. An embedding has 8
+    bits and one scale, so that looking up rows leaves 8-bit numbers of one scale. The output is quantized as well, and
+    so is that of every linear layer and convolution: no runtime has an integer kernel for one that gives floats.
+    Weights of one dimension, as a normalisation has, stay float. Nothing is rescaled behind the user's back: no
+    overflow fix, no SmoothQuant, no bias correction.
     """
     samples = [sample[None].clone() for sample in calibration]
     example = torch.zeros_like(calibration[:1]).contiguous()
@@ -92,9 +94,10 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor) -> nn.Module:
             target_device=nncf.TargetDevice.CPU,
             advanced_parameters=scheme,
         )
-    _adapt_weight_quantizers(quantized, example)
+    _adapt_weight_quantizers(quantized, example, weight_bits)
     _close_layers(quantized, example, samples)
     _close_joins(quantized, example)
+    _quantize_addends(quantized, example)
     return quantized
 
 
@@ -201,15 +204,22 @@ def quantizers_of(model: nn.Module, example: torch.Tensor) -> list[PlacedQuantiz
             found = PlacedQuantizer(
                 (hook,), tensor.node_name, is_weight, tuple(sorted(sources)), hooks.get_submodule(hook)
             )
-            position = next((p for p, known in enumerate(placed) if is_weight and known.tensor == found.tensor), None)
+            position = next((p for p, known in enumerate(placed) if _is_again(found, known, p)), None)
             if position is None:
                 placed.append(found)
                 position = len(placed) - 1
             else:
-                placed[position] = replace(found, hooks=(*placed[position].hooks, hook))
+                placed[position] = replace(placed[position], hooks=(*placed[position].hooks, hook))
             sources = frozenset({position})
         reached[node.node_id] = sources
     return placed
+
+
+def _is_again(found: PlacedQuantizer, known: PlacedQuantizer, position: int) -> bool:
+    """Is it a quantizer that is known: of a weight that is used twice, or of numbers that were only moved since?"""
+    if found.is_weight:
+        return known.tensor == found.tensor
+    return found.sources == (position,) and known.quantizer is found.quantizer
 
 
 def operation_of(hook: str) -> str:
@@ -234,9 +244,9 @@ def replace_quantizers(model: nn.Module, originals: Sequence[str], replacement: 
             hooks.set_submodule(name, replacement)
 
 
-def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
+def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor, bits: int) -> None:
     """One weight has one scale: where a layer is used twice, both uses get the same quantizer before it is trained.
-    An embedding gets one for its whole table; a vector gets none.
+    An embedding gets one for its whole table; a vector gets none. Those of linear layers and convolutions get `bits`.
     """
     types = {node.node_name: node.node_type for node in build_nncf_graph(model, example).get_all_nodes()}
     for placed in quantizers_of(model, example):
@@ -248,7 +258,9 @@ def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor) -> None:
             replace_quantizers(model, placed.hooks, None)
         elif EMBEDDING in users:
             replace_quantizers(model, placed.hooks, _quantizer(-weight.abs().max(), weight.abs().max(), True))
-        elif len(placed.hooks) > 1:
+        else:
+            if users <= WEIGHTED:
+                placed.quantizer.num_bits = bits
             replace_quantizers(model, placed.hooks, placed.quantizer)
 
 
@@ -289,16 +301,33 @@ def _drop_second_quantizers(model: nn.Module, example: torch.Tensor) -> None:
 
 
 def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
-    """Put the quantizer that joined tensors share behind their join as well: no number changes, and a runtime that
-    looks right before a layer finds 8-bit numbers.
+    """Put the quantizer that joined tensors share behind their join as well, and that of padded or cut ones: no number
+    changes, and a runtime that looks right before a layer finds 8-bit numbers.
     """
     graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
     for node in graph.get_all_nodes():
-        if node.node_type != JOIN or all(_is_closed(graph, user) for user in graph.get_next_nodes(node)):
+        users = graph.get_next_nodes(node)
+        if node.node_type not in JOINS or all(_is_closed(graph, user) for user in users):
+            continue
+        if node.node_type == SLICE and not any(user.node_type in LAYERS for user in users):
             continue
         shared = _quantizer_before(graph, node, places)
         if shared is not None:
             hooks_of(model).register_post_function_hook(node.node_name, 0, shared)
+
+
+def _quantize_addends(model: nn.Module, example: torch.Tensor) -> None:
+    """Quantize each parameter that is added to 8-bit numbers: a runtime that adds integers needs them on both sides."""
+    graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
+    for node in graph.get_all_nodes():
+        before = graph.get_previous_nodes(node)
+        added = [one.node_name for one in before if one.node_type == CONSTANT]
+        others = [one for one in before if one.node_type != CONSTANT]
+        if node.node_type not in ADDITIONS or len(added) != 1 or len(others) != 1:
+            continue
+        if _quantizer_before(graph, others[0], places) is not None:
+            largest = model.get_parameter(added[0]).abs().max()
+            hooks_of(model).register_post_function_hook(added[0], 0, _quantizer(-largest, largest, True))
 
 
 def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) -> nn.Module | None:
@@ -310,7 +339,7 @@ def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) ->
     if node.node_type.endswith("_quantize"):
         edges = sorted(graph.get_input_edges(node), key=lambda edge: edge.input_port_id)
         return places.get(_hook_of(edges[-1].from_node))
-    if node.node_type != JOIN and (node.node_type not in (*CARRIERS, *POOLS) or len(before) != 1):
+    if node.node_type not in JOINS and (node.node_type not in (*CARRIERS, *POOLS) or len(before) != 1):
         return None
     first, *others = (_quantizer_before(graph, one, places) for one in before)
     return first if all(one is first for one in others) else None

@@ -18,6 +18,7 @@ def quantize(
     input_range: tuple[float, float] | None = None,
     output_range: tuple[float, float] | None = None,
     choose: Callable[[nn.Module, torch.Tensor], Collection[str]] | None = None,
+    weight_bits: int = 8,
 ) -> QuantizedProgram:
     """Fold batch norm, insert calibrated int8 quantizers, let the caller train them, and read what was learned.
 
@@ -27,6 +28,7 @@ def quantize(
     output_range: the numbers that must come out, where they count themselves and not by their order: the calibration
     takes the mean of the samples' smallest and largest outputs, and cuts off what is beyond. choose: names the layers
     that stay float, given the calibrated model and zeros of shape (1, ...); see `edgekd.compress.sensitivity`.
+    weight_bits: 8, or 4 for the weights of linear and convolution layers.
 
     The model that is passed in stays as it is. Raises UsageError if it is quantized already, or for calibration samples
     that are not finite; ExportError if torch.export cannot trace it.
@@ -37,7 +39,7 @@ def quantize(
     if len(broken := (~torch.isfinite(calibration.flatten(1)).all(dim=1)).nonzero()):
         raise UsageError(f"quantize: calibration sample {int(broken[0])} holds NaN or infinity; leave it out")
     example = torch.zeros_like(calibration[:1]).contiguous()
-    quantized = nncf_backend.insert_quantizers(fold_batch_norm(model, example), calibration)
+    quantized = nncf_backend.insert_quantizers(fold_batch_norm(model, example), calibration, weight_bits)
     if input_range is not None:
         nncf_backend.pin_input(quantized, example, *input_range)
     if output_range is not None:

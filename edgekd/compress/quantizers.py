@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+INT4 = 4
+
 
 @dataclass(frozen=True)
 class Quantizer:
@@ -26,6 +28,11 @@ class Quantizer:
     axis: int | None = None
     sources: tuple[int, ...] = ()
     dtype: str = "int8"
+
+    @property
+    def bits(self) -> int:
+        """How many its numbers need: 8, or 4 for weights of -7 to 7."""
+        return (self.high - self.low).bit_length()
 
 
 def write_table(table: Sequence[Quantizer], file: Path) -> None:

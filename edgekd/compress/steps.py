@@ -95,7 +95,8 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     calibration = _calibration(learning.examples.inputs[0], work.config, work.seed)
     outputs = _numbers(learning.examples) if data.facts["outputs"] == "regression" else None
     pixels = pixel_range(data.facts["preprocessing"])
-    program = quantize(module, calibration, train if training else None, pixels, outputs, choose)
+    bits = work.config.quantization.weight_bits
+    program = quantize(module, calibration, train if training else None, pixels, outputs, choose, bits)
     save_program(program, student.file("architecture.json"), work.out)
     write_table(program.table, work.out / "table.json")
     _check_restored(program, work, learning.examples.inputs[0][:64])

@@ -1,5 +1,7 @@
 """Before any training: does the objective fit the student, the teacher and the data?"""
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -7,7 +9,8 @@ from edgekd.artifact import Facts
 from edgekd.distill.distiller import Distiller
 from edgekd.distill.objectives import build_objective
 from edgekd.models.build import Architecture, build
-from edgekd.recipe import Student, TorchTeacher
+from edgekd.models.students import drafted, start
+from edgekd.recipe import TorchTeacher
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import ObjectiveCheckConfig
@@ -26,11 +29,10 @@ def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
 
-    def made(role: str, one: Student | TorchTeacher) -> nn.Module:
-        return build(Architecture(one.model, one.args, data.input_shape, len(data.labels), data.vocabulary), role)
-
-    student = made("student", config.student)
-    teacher = None if config.teacher is None else made("teacher", config.teacher)
+    architecture = drafted(config.student, data)
+    student = build(architecture, "student")
+    start(student, config.student, architecture)
+    teacher = None if config.teacher is None else _built(config.teacher, architecture)
     answers = torch.randn(SAMPLES, len(data.labels)) if teacher is None else None
     distiller = Distiller(student, teacher, build_objective(config.objective, data.outputs))
     inputs = torch.from_numpy(noise(data, SAMPLES, work.seed))
@@ -38,6 +40,11 @@ def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
     loss, parts = distiller.train()(inputs, _labels(data), answers)
     loss.backward()  # type: ignore[no-untyped-call]
     return {"losses": sorted(parts)}
+
+
+def _built(teacher: TorchTeacher, student: Architecture) -> nn.Module:
+    """For the same data as a student."""
+    return build(dataclasses.replace(student, model=teacher.model, args=teacher.args), "teacher")
 
 
 def _labels(data: Outline) -> torch.Tensor:

@@ -15,12 +15,12 @@ from edgekd.models.build import (
     build,
     example_input,
     load_module,
-    load_weights,
     parameter_count,
     save_module,
 )
 from edgekd.models.cost import macs
 from edgekd.models.evaluate import quality
+from edgekd.models.students import fitted, start
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import StudentConfig
@@ -31,13 +31,13 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
     """Train the student on its objective. Files: weights and architecture.
 
     The teacher's outputs come as `outputs`, or from `teacher` itself for each batch; without either it trains alone.
+    `fresh` names the weights of a folder's head that did not fit the classes, and started anew.
     """
     deterministic(work.seed)
     config, data = work.config, work.inputs["data"]
-    architecture = architecture_for(config.student.model, config.student.args, data)
+    architecture = fitted(config.student, data)
     module = build(architecture, "student")
-    if config.student.weights is not None:
-        load_weights(module, config.student.weights, "student")
+    fresh = start(module, config.student, architecture)
     teacher = load_module(work.inputs["teacher"].path, "teacher")[0] if "teacher" in work.inputs else None
     objective, outputs = build_objective(config.objective, data.facts["outputs"]), work.inputs.get("outputs")
     examples, validation = load_examples(data, outputs), load_validation(data, outputs)
@@ -54,7 +54,7 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
     )
     keep(work.scratch, work.out)
     save_module(module, architecture, work.out)
-    return model_facts(module, architecture, data, outputs)
+    return {**model_facts(module, architecture, data, outputs), "fresh": list(fresh)}
 
 
 def architecture_for(model: str, args: Mapping[str, object], data: Artifact) -> Architecture:

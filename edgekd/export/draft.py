@@ -10,7 +10,7 @@ from torch import nn
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import Quantizer, kept
 from edgekd.export.card import Card
-from edgekd.export.formats import export_float, export_program
+from edgekd.export.formats import export, export_float
 from edgekd.target import Target
 from edgekd.tasks.dataset import pixel_range
 
@@ -27,8 +27,10 @@ class Draft:
     table: Sequence[Quantizer]
 
 
-def draft(module: nn.Module, samples: torch.Tensor, target: Target, card: Card, folder: Path) -> Draft:
-    """Write a float student in a target's format and precision. samples: inputs, shape (N, ...).
+def draft(
+    module: nn.Module, samples: torch.Tensor, target: Target, card: Card, folder: Path, weight_bits: int = 8
+) -> Draft:
+    """Write a float student in a target's format and precision. samples: inputs, shape (N, ...). weight_bits: 8 or 4.
 
     Raises ExportError naming the operation and the layer that the format does not have.
     """
@@ -36,6 +38,6 @@ def draft(module: nn.Module, samples: torch.Tensor, target: Target, card: Card, 
         example = torch.zeros_like(samples[:1])
         file = export_float(module, example, target.format, target.precision, folder, card)
         return Draft(file, module, kept((), target.precision))
-    program = quantize(module, samples, None, pixel_range(card.preprocessing))
-    file = export_program(program, target.format, target.precision, folder, card)
+    program = quantize(module, samples, None, pixel_range(card.preprocessing), weight_bits=weight_bits)
+    file = export(program, target, folder, card)
     return Draft(file, program.frozen(stored=False), kept(program.table, target.precision))

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.program import QuantizedProgram
-from edgekd.compress.quantizers import Quantizer
+from edgekd.compress.quantizers import INT4, Quantizer
 from edgekd.export import onnx, openvino, tflite
 from edgekd.export.card import Card
 from edgekd.target import Format, Precision, Target
@@ -29,24 +29,26 @@ def export(program: QuantizedProgram, target: Target, folder: Path, card: Card) 
 
     Raises ExportError with the converter's reason, ValueError for a float target: see `export_float`.
     """
-    return export_program(program, target.format, target.precision, folder, card)
+    return export_program(program, target.format, target.precision, folder, card, target.takes_int4)
 
 
 def export_program(
-    program: QuantizedProgram, format_name: Format, precision: Precision, folder: Path, card: Card
+    program: QuantizedProgram, format_name: Format, precision: Precision, folder: Path, card: Card, int4: bool = True
 ) -> Path:
     """Write the quantized program: `int8`, full integer, or `int8-weights`, its weights alone.
 
-    Raises ExportError with the converter's reason.
+    int4: store weights of 4 bits two a byte, for the layers where the format's runtime computes the same with them as
+    fast; all others are the same numbers in 8 bits. Raises ExportError with the converter's reason.
     """
     if precision not in ("int8", "int8-weights"):
         raise ValueError(f"a quantized program cannot be written as {precision}")
     integers = precision == "int8"
+    int4 = int4 and any(entry.bits == INT4 for entry in program.table)
     if format_name == "tflite":
         model = program.frozen(stored=False, activations=integers)
     else:
         model = program.frozen(stored=True, unsigned=format_name != "coreml", activations=integers)
-    return _write(model, program.example, format_name, precision, folder, card, program.table)
+    return _write(model, program.example, format_name, precision, folder, card, program.table, int4)
 
 
 def export_float(
@@ -67,6 +69,7 @@ def _write(
     folder: Path,
     card: Card,
     table: Sequence[Quantizer] = (),
+    int4: bool = False,
 ) -> Path:
     file = folder / MODEL_FILE[format_name]
     if card.output == "probabilities":
@@ -80,12 +83,12 @@ def _write(
         model = _FromPixels(model, *card.pixels)
         example = torch.zeros(example.shape, dtype=torch.float32 if format_name == "tflite" else torch.uint8)
     if format_name == "tflite":
-        tflite.export(model, example, file, precision, card, table)
+        tflite.export(model, example, file, precision, card, table, int4)
         return file
     with _onnx_of(file) as onnx_file:
-        onnx.export(model, example, onnx_file, precision, card)
+        onnx.export(model, example, onnx_file, precision, card, int4 and format_name == "onnx")
         if format_name == "openvino":
-            openvino.convert(onnx_file, file, half=precision == "float16", card=card)
+            openvino.convert(onnx_file, file, half=precision == "float16", card=card, int4=int4)
         elif format_name == "ort":
             from edgekd.export import ort
 

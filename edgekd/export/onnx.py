@@ -10,25 +10,33 @@ from edgekd.compress.fold import trace
 from edgekd.errors import ExportError
 from edgekd.export.blame import refusal
 from edgekd.export.card import Card
+from edgekd.export.int4 import fits, packed
 from edgekd.quiet import quiet
 from edgekd.target import Precision
 
 MATRIX, IMAGE = 2, 4
+OPSET, OPSET_OF_INT4 = 20, 21
+SMALLEST_INT4 = 256
+"""Numbers; a smaller weight of 4 bits saves less than its Cast takes."""
 
 
-def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Precision, card: Card) -> None:
+def export(
+    model: nn.Module, example: torch.Tensor, file: Path, precision: Precision, card: Card, int4: bool = False
+) -> None:
     """Write a float model, or a program with stored weights and uint8 activations (`frozen(stored=True,
     unsigned=True)`): batch 1, channels first, all data inside the file, float output.
 
-    A full-integer model of raw pixels takes them as they are: uint8. Raises ExportError with the exporter's reason.
+    A full-integer model of raw pixels takes them as they are: uint8. int4: store weights of 4 bits as such, which needs
+    opset 21. Raises ExportError with the exporter's reason.
     """
     program = trace(model, example)
     try:
         with quiet(), torch.no_grad():
             import onnx
 
+            opset = OPSET_OF_INT4 if int4 else OPSET
             torch.onnx.export(
-                program, (example,), file, dynamo=True, external_data=False, verbose=False, opset_version=20
+                program, (example,), file, dynamo=True, external_data=False, verbose=False, opset_version=opset
             )
             content = onnx.load(str(file))
     except Exception as error:
@@ -38,6 +46,8 @@ def export(model: nn.Module, example: torch.Tensor, file: Path, precision: Preci
     _pool_means(content)
     _drop_saturated_relus(content)
     _turn_weights(content)
+    if int4:
+        _pack(content)
     if precision == "int8" and card.pixels is not None:
         _take_integers(content)
     if precision == "float16":
@@ -149,6 +159,26 @@ def _halve(model: Any) -> None:
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*casts, *nodes])
+
+
+def _pack(model: Any) -> None:
+    """Keep weights whose numbers have 4 bits in 4, with a Cast to int8 behind each.
+
+    A runtime does it once, when it loads the file, and fuses as before; what takes INT4 itself, ONNX Runtime computes
+    in float.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    weights = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    for tensor in graph.initializer:
+        numbers = numpy_helper.to_array(tensor)
+        is_weight = tensor.name in weights and tensor.data_type == TensorProto.INT8
+        if not is_weight or numbers.size < SMALLEST_INT4 or not fits(numbers):
+            continue
+        name, content = tensor.name, packed(numbers).tobytes()
+        tensor.CopyFrom(helper.make_tensor(f"{name}.int4", TensorProto.INT4, tensor.dims, content, raw=True))
+        graph.node.insert(0, helper.make_node("Cast", [tensor.name], [name], to=TensorProto.INT8))
 
 
 def _constants(model: Any) -> dict[str, Any]:

@@ -6,11 +6,16 @@ from typing import Any
 
 from edgekd.errors import ExportError, first_line
 from edgekd.export.card import Card
+from edgekd.export.int4 import fits, packed
 from edgekd.quiet import quiet
 
+SMALLEST_INT4 = 1024
+"""Numbers; a smaller weight of 4 bits saves less than its Convert takes in the XML."""
 
-def convert(onnx_file: Path, file: Path, half: bool, card: Card) -> None:
-    """Write `file` (.xml) and its .bin beside it; float constants keep their precision, or are halved.
+
+def convert(onnx_file: Path, file: Path, half: bool, card: Card, int4: bool = False) -> None:
+    """Write `file` (.xml) and its .bin beside it; float constants keep their precision, or are halved. int4: weights of
+    4 bits are stored as such.
 
     Raises ExportError with the converter's reason.
     """
@@ -21,6 +26,8 @@ def convert(onnx_file: Path, file: Path, half: bool, card: Card) -> None:
             model = openvino.convert_model(str(onnx_file))
             _keep_row_scales(model, onnx_file)
             _share_constants(model)
+            if int4:
+                _pack(model)
             _name_layers(model)
             for name, text in card.properties().items():
                 model.set_rt_info(text, name.split("."))
@@ -76,6 +83,25 @@ def _share_constants(model: Any) -> None:
         if kept[key] is not constant:
             for user in users:
                 user.replace_source_output(kept[key].output(0))
+
+
+def _pack(model: Any) -> None:
+    """Keep weights whose numbers have 4 bits in 4, with a Convert to int8 behind each: the runtime does it once, when
+    it loads the file. What takes i4 itself it computes in float.
+    """
+    from openvino import Shape, Tensor, Type, op, opset13
+
+    for constant in model.get_ordered_ops():
+        if constant.get_type_name() != "Constant" or constant.get_element_type() != Type.i8:
+            continue
+        users = constant.output(0).get_target_inputs()
+        converted = all(user.get_node().get_type_name() == "Convert" for user in users)
+        if not converted or constant.data.size < SMALLEST_INT4 or not fits(constant.data):
+            continue
+        halves = Tensor(packed(constant.data), Shape(constant.data.shape), Type.i4)
+        stored = opset13.convert(op.Constant(halves, shared_memory=False), "i8")
+        for user in users:
+            user.replace_source_output(stored.output(0))
 
 
 def _name_layers(model: Any) -> None:

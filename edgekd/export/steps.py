@@ -20,7 +20,7 @@ def export_quantized(work: Work[ExportConfig]) -> Facts:
     """Write the quantized program. File: the model."""
     deterministic(work.seed)
     program, config = restore_program(work.inputs["program"]), work.config
-    return _file_facts(export_program(program, config.format, config.precision, work.out, _card(work)))
+    return _file_facts(export_program(program, config.format, config.precision, work.out, _card(work), config.int4))
 
 
 def export_student(work: Work[ExportConfig]) -> Facts:

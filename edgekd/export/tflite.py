@@ -24,11 +24,13 @@ def export(
     precision: Precision,
     card: Card,
     table: Sequence[Quantizer] = (),
+    int4: bool = False,
 ) -> None:
     """Write a float model, or a program with explicit quantizers and float weights (`frozen(stored=False)`).
 
     An image is channels last, batch 1; input and output of a full-integer file are int8. table: the program's
-    quantizers, by which its rounded weights are known again. Raises ExportError with the converter's reason.
+    quantizers, by which its rounded weights are known again. int4: store weights of 4 bits as such where the runtime
+    takes them; with float activations it takes none. Raises ExportError with the converter's reason.
     """
     program = trace(model, example)
     try:
@@ -42,6 +44,7 @@ def export(
             litert_torch.convert(model.eval(), (example,), quant_config=config).export(str(file))
     except Exception as error:
         raise ExportError(f"TFLite export: litert-torch refused the model: {refusal(error, program)}") from error
+    from edgekd.export.tflite_int4 import pack_weights
     from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
     from edgekd.export.tflite_sparse import store_sparse
@@ -54,6 +57,7 @@ def export(
         raise ExportError(f"TFLite export: no TFLite kernel for {', '.join(foreign)}; replace it in the model")
     if precision == "int8":
         content = widen(content)
+        content = pack_weights(content) if int4 else content
     elif precision == "float32":
         content = store_sparse(content)
     elif precision == "float16":

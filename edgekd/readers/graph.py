@@ -1,5 +1,7 @@
 """An exported file as a graph, whatever its format: what read-back, coverage and cost are computed from."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +15,8 @@ class FileTensor:
     """One tensor of a file. constant: its values, or None. scale, zero_point: empty where it is not quantized.
 
     bounds: the smallest and the largest real value, where the format keeps these and no scale. half: the file holds
-    the scale as float16, and `scale` is that number.
+    the scale as float16, and `scale` is that number. int4: the file holds the constant two numbers a byte; here they
+    are int8.
     """
 
     index: int
@@ -26,10 +29,12 @@ class FileTensor:
     axis: int | None = None
     bounds: tuple[np.float32, np.float32] | None = None
     half: bool = False
+    int4: bool = False
 
     @property
     def bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        count = int(np.prod(self.shape, dtype=np.int64))
+        return -(-count // 2) if self.int4 else count * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,26 @@ def bytes_moved(graph: FileGraph) -> int:
     An upper bound for one inference that keeps nothing in caches: an estimate, not a measurement.
     """
     return sum(graph.tensors[index].bytes for node in graph.nodes for index in (*node.inputs, *node.outputs))
+
+
+def unpacked(content: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Numbers of 4 bits, two a byte, the first in its lower half, as int8. Raises ValueError for too few or many."""
+    halves = np.stack([content & 15, content >> 4], axis=-1).ravel().astype(np.int8)
+    count = math.prod(shape)
+    if len(halves) != count + count % 2:
+        raise ValueError(f"{len(halves)} numbers of 4 bits for {count}")
+    numbers: np.ndarray = ((halves[:count] ^ 8) - 8).reshape(shape)
+    return numbers
+
+
+def stored_weights(graph: FileGraph) -> dict[str, int]:
+    """How many numbers of a file's integer constants are stored in 4 bits, and how many in 8."""
+    used = {index for node in graph.nodes for index in node.inputs}
+    weights = [one for one in graph.tensors if one.index in used and one.constant is not None and one.dtype == "int8"]
+    counts = {"int4": 0, "int8": 0}
+    for one in weights:
+        counts["int4" if one.int4 else "int8"] += math.prod(one.shape)
+    return counts
 
 
 def layout_changes(graph: FileGraph) -> list[str]:

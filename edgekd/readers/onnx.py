@@ -1,13 +1,14 @@
 """Reading an .onnx file with the protobuf schema, independently of any runtime."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor, unpacked
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -47,6 +48,7 @@ def read_graph(file: Path) -> FileGraph:
     from onnx import numpy_helper
 
     try:
+        int4 = _unpack(content.graph)
         model = onnx.shape_inference.infer_shapes(content)
         graph = model.graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -62,7 +64,10 @@ def read_graph(file: Path) -> FileGraph:
             raise IndexError(f"{min(absent)} is not there")
         positions = {name: position for position, name in enumerate(dict.fromkeys(names))}
         quantized = _quantized(graph, constants)
-        tensors = tuple(_tensor(name, position, types, constants, quantized) for name, position in positions.items())
+        tensors = tuple(
+            replace(_tensor(name, position, types, constants, quantized), int4=name in int4)
+            for name, position in positions.items()
+        )
         axes = _weight_axes(graph)
         nodes = tuple(_node(node, positions, axes) for node in graph.node)
         inputs = tuple(positions[entry.name] for entry in graph.input if entry.name not in constants)
@@ -80,6 +85,26 @@ def _constants(graph: Any) -> Iterator[Any]:
         yield from (attribute.t, *attribute.tensors)
         for inner in (attribute.g, *attribute.graphs):
             yield from _constants(inner)
+
+
+def _unpack(graph: Any) -> set[str]:
+    """Make constants of 4 bits int8 ones, without the Cast to int8 behind them; returns their names."""
+    from onnx import TensorProto, numpy_helper
+
+    names = set()
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.INT4:
+            continue
+        content = np.frombuffer(tensor.raw_data or bytes(tensor.int32_data), dtype=np.uint8)
+        tensor.CopyFrom(numpy_helper.from_array(unpacked(content, tensor.dims), tensor.name))
+        names.add(tensor.name)
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in names]
+    given = {node.output[0]: node.input[0] for node in casts if node.attribute[0].i == TensorProto.INT8}
+    for node in [node for node in casts if node.output[0] in given]:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [given.get(name, name) for name in node.input]
+    return names
 
 
 Quantization = tuple[tuple[np.float32, ...], tuple[int, ...], int | None]

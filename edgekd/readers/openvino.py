@@ -1,17 +1,18 @@
 """Reading an OpenVINO IR from its XML and its binary, independently of the runtime."""
 
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import UNSIGNED_OFFSET, FileGraph, FileNode, FileTensor, unpacked
 
+INT4 = "int4"
 DTYPES = {
     "FP32": "float32", "FP16": "float16", "FP64": "float64", "I8": "int8", "U8": "uint8", "I32": "int32",
-    "I64": "int64", "BOOL": "bool",
+    "I64": "int64", "BOOL": "bool", "I4": INT4,
 }  # fmt: skip
 DEQUANTIZING = ("Convert", "Subtract", "Multiply")
 LARGEST_XML = 1 << 28
@@ -60,7 +61,7 @@ def read_graph(file: Path) -> FileGraph:
     """
     root = read_document(file)
     try:
-        layers = _layers(root)
+        layers = _without_unpacking(_layers(root))
         binary = np.frombuffer(file.with_suffix(".bin").read_bytes(), dtype=np.uint8)
         graph = _Reader(layers, binary).graph()
         graph.check()
@@ -92,6 +93,21 @@ def _layers(root: ElementTree.Element) -> list[_Layer]:
             )
         )
     return found
+
+
+def _without_unpacking(layers: list[_Layer]) -> list[_Layer]:
+    """What a Convert to int8 makes of a constant of 4 bits is that constant here."""
+    given: dict[Port, Port] = {}
+    packed = {layer.key for layer in layers if layer.type == "Const" and layer.outputs[0][1] == INT4}
+    for layer in layers:
+        if layer.type == "Convert" and layer.inputs[0][0] in packed and layer.outputs[0][1] == "int8":
+            given[layer.key, layer.outputs[0][0]] = layer.inputs[0]
+    left_out = {key for key, _ in given}
+    return [
+        replace(layer, inputs=tuple(given.get(port, port) for port in layer.inputs))
+        for layer in layers
+        if layer.key not in left_out
+    ]
 
 
 def _shape(port: ElementTree.Element) -> tuple[int, ...]:
@@ -138,9 +154,11 @@ class _Reader:
             scale = np.float32((high - low) / (int(layer.data["levels"]) - 1))
             zero = int(np.round(-low / scale)) - UNSIGNED_OFFSET
             return FileTensor(position, layer.name, shape, dtype, None, (scale,), (zero,), bounds=(low, high))
+        int4, dtype = dtype == INT4, "int8" if dtype == INT4 else dtype
         scales, zero_point = self.scales((layer.key, port)) if dtype in ("int8", "uint8") else ((), 0)
         axis = next(side for side, count in enumerate(shape) if count == len(scales)) if len(scales) > 1 else None
-        return FileTensor(position, layer.name, shape, dtype, constant, scales, (zero_point,) * len(scales), axis)
+        zero_points = (zero_point,) * len(scales)
+        return FileTensor(position, layer.name, shape, dtype, constant, scales, zero_points, axis, int4=int4)
 
     def scales(self, port: Port) -> tuple[tuple[np.float32, ...], int]:
         """Follow an integer tensor through Convert, Subtract and Multiply: its scales and its int8 zero point."""
@@ -173,4 +191,6 @@ class _Reader:
         if not 0 <= start <= start + size <= len(self.binary):
             raise IndexError(f"{layer.name} is not in the binary")
         content = self.binary[start : start + size]
+        if dtype == INT4:
+            return unpacked(content, shape)
         return np.frombuffer(content.tobytes(), dtype=dtype).reshape(shape)

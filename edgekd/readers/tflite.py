@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.readers.graph import FileGraph, FileNode, FileTensor
+from edgekd.readers.graph import FileGraph, FileNode, FileTensor, unpacked
 
 IDENTIFIER = b"TFL3"
 WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
@@ -57,17 +57,19 @@ def _tensor(index: int, tensor: Any, model: Any, dtypes: dict[int, str]) -> File
     dtype = dtypes[tensor.type].lower()
     shape = tuple(int(side) for side in tensor.shape) if tensor.shape is not None else ()
     data = model.buffers[tensor.buffer].data
-    constant = None
+    constant, int4 = None, dtype == "int4"
+    dtype = "int8" if int4 else dtype
     if data is not None and len(data):
-        stored = np.frombuffer(np.asarray(data, dtype=np.uint8).tobytes(), dtype=dtype)
+        content = np.asarray(data, dtype=np.uint8)
+        stored = unpacked(content, shape) if int4 else np.frombuffer(content.tobytes(), dtype=dtype)
         constant = stored.reshape(shape) if tensor.sparsity is None else _dense(stored, shape, tensor.sparsity)
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None:
-        return FileTensor(index, _text(tensor.name), shape, dtype, constant)
+        return FileTensor(index, _text(tensor.name), shape, dtype, constant, int4=int4)
     scale = tuple(np.asarray(quantization.scale, dtype=np.float32))
     zero_point = tuple(int(zero) for zero in quantization.zeroPoint)
     axis = int(quantization.quantizedDimension) if len(scale) > 1 else None
-    return FileTensor(index, _text(tensor.name), shape, dtype, constant, scale, zero_point, axis)
+    return FileTensor(index, _text(tensor.name), shape, dtype, constant, scale, zero_point, axis, int4=int4)
 
 
 def _dense(stored: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarray:

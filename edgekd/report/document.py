@@ -68,6 +68,7 @@ def target_document(target: TargetPlan, artifacts: Mapping[str, Artifact], stude
         "parity_limits": checks.facts["limits"],
         "coverage_limits": vars(target.target.coverage),
         "quantizers": checks.facts["quantizers"],
+        "weights": checks.facts["weights"],
         "ops": checks.facts["ops"],
         "cost": {
             "params": student.facts["params"],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,16 @@ from edgekd.tasks.source import load
 
 @dataclass(frozen=True)
 class Outline:
-    """input_shape: that of one sample. vocabulary: how many token ids there are, or None."""
+    """input_shape: that of one sample. vocabulary: how many token ids there are, or None. tokenizer: the file of a task
+    that has one.
+    """
 
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]
     outputs: Outputs
     vocabulary: int | None
     preprocessing: Mapping[str, Any]
+    tokenizer: Path | None = None
 
 
 def outline(task: Task, seed: int) -> Outline:
@@ -35,7 +39,8 @@ def outline(task: Task, seed: int) -> Outline:
     if isinstance(task, AudioTask):
         features = audio.log_mel(task, np.zeros((1, audio.clip_samples(task))))
         return Outline((1, *features.shape[1:]), data.labels, task.outputs, None, {"input": audio.FEATURES})
-    return Outline((task.length,), data.labels, task.outputs, text.vocabulary_size(task), {"input": "token ids"})
+    size, said = text.vocabulary_size(task), {"input": "token ids"}
+    return Outline((task.length,), data.labels, task.outputs, size, said, task.tokenizer)
 
 
 def outline_of(facts: Mapping[str, Any]) -> Outline:

@@ -1,5 +1,6 @@
 """Text: sentences to token ids."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -192,6 +193,23 @@ def _given_tokenizer(file: Path) -> "Tokenizer":
 def _ids_of(tokenizer: "Tokenizer") -> int:
     """One more than the largest id; a given vocabulary may have gaps."""
     return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Do two tokenizer.json give the same ids, however far they cut and pad?"""
+    if not one.is_file():
+        return False
+    try:
+        contents = [json.loads(file.read_text(encoding="utf-8")) for file in (one, other)]
+    except ValueError:
+        return False
+    kept = [{**content, "padding": None, "truncation": None} for content in contents]
+    return bool(kept[0] == kept[1])
+
+
+def padding_of(file: Path) -> int:
+    """The id of padding of a tokenizer.json."""
+    return padding_id(_given_tokenizer(file))
 
 
 def padding_id(tokenizer: "Tokenizer") -> int:

@@ -9,7 +9,8 @@ from edgekd.artifact import Facts
 from edgekd.errors import GateError
 from edgekd.export.card import Card, output_of
 from edgekd.export.draft import SAMPLES, draft
-from edgekd.models.build import Architecture, build, example_input
+from edgekd.models.build import build, example_input
+from edgekd.models.students import drafted
 from edgekd.readers import read_graph
 from edgekd.runtimes import open_session
 from edgekd.seeding import deterministic
@@ -28,14 +29,13 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
     """
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
-    target, student = config.target, config.student
-    architecture = Architecture(student.model, student.args, data.input_shape, len(data.labels), data.vocabulary)
+    target, architecture = config.target, drafted(config.student, data)
     module, example = build(architecture, "student"), example_input(architecture)
     output = output_of(target.output, data.outputs)
     card = Card("preflight", data.labels, output, data.preprocessing, data.outputs)
     with TemporaryDirectory(prefix="edgekd-") as place:
         samples = torch.from_numpy(noise(data, SAMPLES, work.seed))
-        made = draft(module, samples, target, card, Path(place))
+        made = draft(module, samples, target, card, Path(place), config.weight_bits)
         graph = read_graph(made.file)
         if problems := read_back(made.table, graph).problems:
             raise GateError(f"preflight: {problems[0]}; the export would not keep what is learned")

@@ -19,7 +19,7 @@ from edgekd.export.steps import model_file
 from edgekd.models.build import example_input, load_module
 from edgekd.models.evaluate import load_array, points, predict, quality_of, teacher_outputs
 from edgekd.readers import read_graph
-from edgekd.readers.graph import FileGraph, bytes_moved
+from edgekd.readers.graph import FileGraph, bytes_moved, stored_weights
 from edgekd.recipe import Budgets
 from edgekd.runtimes import open_session
 from edgekd.runtimes.session import Session, layout
@@ -122,6 +122,7 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         },
         "limits": dataclasses.asdict(limits),
         "quantizers": {"learned": readback.learned, "exact": readback.exact, "float_layers": list(source.floats)},
+        "weights": {"bits": min((entry.bits for entry in source.table), default=None), **stored_weights(graph)},
         "ops": found.document(),
         "bytes_moved": bytes_moved(graph),
         "macs": smaller.facts["macs"],

@@ -56,6 +56,12 @@ def narrowed() -> QuantizedProgram:
     return quantize(student(), inputs(), narrow)
 
 
+@pytest.fixture(scope="module")
+def four() -> QuantizedProgram:
+    """Trained with weights of 4 bits."""
+    return quantize(student(), inputs(), train, weight_bits=4)
+
+
 def test_the_table_has_one_entry_a_quantizer(program: QuantizedProgram) -> None:
     in_model = [name for name, _ in nncf_backend.hooks_of(program.model).named_hooks()]
     assert len(program.table) == len(in_model)
@@ -77,6 +83,14 @@ def test_weights_are_symmetric_over_127_steps(program: QuantizedProgram) -> None
         if entry.kind == "weight":
             assert set(entry.zero_point) == {0}
             assert (entry.low, entry.high) == (-127, 127), entry.tensor
+
+
+def test_weights_of_4_bits_have_7_steps_on_both_sides(four: QuantizedProgram) -> None:
+    for entry in four.table:
+        assert (entry.low, entry.high, entry.bits) == ((-7, 7, 4) if entry.kind == "weight" else (-128, 127, 8))
+    stored = [one for name, one in four.frozen(stored=True).named_buffers() if name.endswith("stored")]
+    assert len(stored) == 6
+    assert all(one.dtype == torch.int8 and one.abs().max() == 7 for one in stored)
 
 
 def test_no_stored_weight_is_minus_128(narrowed: QuantizedProgram) -> None:
@@ -101,7 +115,9 @@ def test_scales_are_float32_values(program: QuantizedProgram) -> None:
     assert (scales == scales.astype(np.float32)).all()
 
 
-def test_a_saved_program_comes_back_bit_for_bit(program: QuantizedProgram, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["program", "four"])
+def test_a_saved_program_comes_back_bit_for_bit(request: pytest.FixtureRequest, name: str, tmp_path: Path) -> None:
+    program = request.getfixturevalue(name)
     save_module(student(), ARCHITECTURE, tmp_path)
     folder = tmp_path / "program"
     folder.mkdir()
@@ -134,13 +150,13 @@ def test_a_table_comes_back_from_its_file(program: QuantizedProgram, tmp_path: P
     assert read_table(json.loads((tmp_path / "table.json").read_text())) == program.table
 
 
-@pytest.mark.parametrize("name", ["program", "narrowed"])
+@pytest.mark.parametrize("name", ["program", "narrowed", "four"])
 def test_both_frozen_forms_answer_alike(request: pytest.FixtureRequest, name: str) -> None:
     program = request.getfixturevalue(name)
     assert torch.equal(answers(program.frozen(stored=True)), answers(program.frozen(stored=False)))
 
 
-@pytest.mark.parametrize("name", ["program", "narrowed"])
+@pytest.mark.parametrize("name", ["program", "narrowed", "four"])
 def test_a_frozen_program_answers_like_the_trained_model(request: pytest.FixtureRequest, name: str) -> None:
     program = request.getfixturevalue(name)
     trained, frozen = answers(program.model), answers(program.frozen(stored=False))

@@ -66,6 +66,27 @@ def test_training_reaches_the_weights_and_every_range() -> None:
     assert [old.tensor for old, new in pairs if old.scale == new.scale] == []
 
 
+def test_weights_of_4_bits_start_from_their_largest_and_are_trained() -> None:
+    before, after = (quantize(model(), inputs(), how, weight_bits=4).table for how in (None, train))
+    weight = fold_batch_norm(model(), torch.zeros(1, *SHAPE)).get_parameter(before[1].tensor).detach()
+    np.testing.assert_allclose(before[1].scale, weight.flatten(1).abs().amax(1) / 7, rtol=1e-6)
+    assert all(one.scale != other.scale for one, other in zip(before, after, strict=True) if one.kind == "weight")
+
+
+def test_an_embedding_keeps_8_bits() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.classifier = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.rows(ids).mean(1))
+
+    table = quantize(Words(), torch.arange(40, dtype=torch.int32).reshape(8, 5) % 9, weight_bits=4).table
+    bits = {entry.tensor: entry.bits for entry in table if entry.kind == "weight"}
+    assert bits == {"rows.weight": 8, "classifier.weight": 4}
+
+
 def test_a_known_input_range_is_the_scale_of_the_input(quantized: nn.Module) -> None:
     example, wrong = torch.zeros(1, *SHAPE), []
     for mean in (0, 1, 127, 128, 200, 255):

@@ -4,7 +4,6 @@ Sentences are given as the task's token ids where the folder has the task's toke
 and recordings go through its own preprocessing where it has one.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from edgekd.distill.teachers.samples import Batch, Samples
 from edgekd.errors import UsageError, first_line
 from edgekd.models.evaluate import fastest_device
 from edgekd.quiet import quiet
-from edgekd.tasks.text import TOKENIZER_FILE, UNKNOWN
+from edgekd.tasks.text import TOKENIZER_FILE, UNKNOWN, same_tokenizer
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 CLASSIFIERS = {
@@ -126,7 +125,7 @@ def _waveforms(folder: Path, samples: Samples, name: str) -> Given:
 
 def _text(folder: Path, model: Any, samples: Samples, name: str) -> Given:
     room = getattr(model.config, "max_position_embeddings", None)
-    if _same_tokenizer(folder / TOKENIZER_FILE, samples.data.file(TOKENIZER_FILE)):
+    if same_tokenizer(folder / TOKENIZER_FILE, samples.data.file(TOKENIZER_FILE)):
         return _ids(model, samples, room, name)
     tokenizer = _loaded("AutoTokenizer", folder, name)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -166,18 +165,6 @@ def _check_vocabulary(ids: int, model: Any, name: str) -> None:
     known = getattr(model.config, "vocab_size", None)
     if known is not None and ids > known:
         raise UsageError(f"{name}: the tokenizer has {ids} ids, the model knows {known}; they do not belong together")
-
-
-def _same_tokenizer(one: Path, other: Path) -> bool:
-    """Do two tokenizer.json give the same ids, however far they cut and pad?"""
-    if not one.is_file():
-        return False
-    try:
-        contents = [json.loads(file.read_text(encoding="utf-8")) for file in (one, other)]
-    except ValueError:
-        return False
-    kept = [{**content, "padding": None, "truncation": None} for content in contents]
-    return bool(kept[0] == kept[1])
 
 
 def _loaded(kind: str, folder: Path, name: str, **settings: Any) -> Any:
