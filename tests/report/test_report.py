@@ -84,7 +84,7 @@ def test_a_share_of_latency_is_that_of_the_build_machine(digits: Built, tmp_path
     assert edgekd(tmp_path, "report", ".").code == 0
     page = (tmp_path / "report.html").read_text()
     assert "8,000 → 4,000" in page
-    assert "63.7 % of the latency, measured on the build machine, in ai-edge-litert" in page
+    assert "63.70 % of the latency, measured on the build machine, in ai-edge-litert" in page
 
 
 def test_names_from_a_recipe_cannot_inject_markup(digits: Built, tmp_path: Path) -> None:
