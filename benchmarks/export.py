@@ -10,11 +10,9 @@ with its whole interval, or more than 5 % larger. "as float" is the share of tes
 import argparse
 import dataclasses
 import json
-import platform
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 
 from benchmarks.alternatives import ai_edge_quantizer, nncf, onnxruntime, tensorflow
 from benchmarks.students import Student, students
+from benchmarks.surroundings import surroundings
 from edgekd.bench.interleaved import Comparison, compare
 from edgekd.compress import quantize
 from edgekd.export.formats import export_float, export_program
@@ -213,15 +212,12 @@ def main() -> None:
         for position, pair in enumerate(pairs):
             print(f"measuring pair {position + 1} of {len(pairs)}", file=sys.stderr)
             rows.append(entry(pair, measured(pair, arguments.quick)))
-        after = host.state()
     print(table(rows))
     document = {
         "quick": arguments.quick,
         "data": {"audio": arguments.data_audio is not None, "text": arguments.data_text is not None},
         "rows": rows,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
-        "state": {"before": before, "after": after},
+        **surroundings(PACKAGES, before),
     }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(document, indent=1) + "\n")

@@ -18,19 +18,18 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.surroundings import surroundings
 from benchmarks.untrained import DS_CNN, LARGE, MOBILENET, NOTHING, RESNET, files_of, with_more_layers
 from edgekd.bench.interleaved import Comparison, Ratio, compare
 from edgekd.bench.statistics import mean_with_interval
@@ -281,9 +280,7 @@ def main() -> None:
             document[name] = {
                 "found": found,
                 "effort": dataclasses.asdict(effort),
-                "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-                "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
-                "state": {"before": before, "after": host.state()},
+                **surroundings(PACKAGES, before),
             }
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(document, indent=1) + "\n")

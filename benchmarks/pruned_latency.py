@@ -9,7 +9,6 @@ A time ratio is the pruned file's time over that of the unpruned one, both run i
 import argparse
 import dataclasses
 import json
-import platform
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,12 @@ import torch
 from torch import nn
 
 from benchmarks.students import DIGITS, SEED, card_of, settled
+from benchmarks.surroundings import surroundings
 from benchmarks.untrained import CALIBRATION, MOBILENET, NETWORKS
 from edgekd.bench.interleaved import Comparison, compare
 from edgekd.compress.latency import share_of_latency
 from edgekd.compress.prune import prune
 from edgekd.export.draft import draft
-from edgekd.keys import package_version
 from edgekd.models.build import parameter_count
 from edgekd.models.cost import macs
 from edgekd.runners import host
@@ -101,12 +100,7 @@ def main() -> None:
         found = rows(models, measured(models, Path(place)))
     print(f"{MOBILENET:32} {'MACs':>8} {'params':>8}   time ratio (95 % interval)")
     print("\n".join(map(line, found)))
-    document = {
-        "rows": found,
-        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
-        "state": {"before": before, "after": host.state()},
-    }
+    document = {"rows": found, **surroundings(PACKAGES, before)}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
