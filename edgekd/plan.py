@@ -25,7 +25,7 @@ from edgekd.dependencies import (
 from edgekd.device import device_label
 from edgekd.distill.config import ObjectiveConfig, for_fine_tuning, labels_alone, over_layers
 from edgekd.distill.teacher_config import can_be_tapped, members_of, modules_of, takes_raw
-from edgekd.errors import UsageError
+from edgekd.errors import DeviceError, UsageError
 from edgekd.keys import (
     Fingerprints,
     config_document,
@@ -33,7 +33,7 @@ from edgekd.keys import (
     package_version,
     source_digest,
 )
-from edgekd.recipe import Quantization, Recipe, TextTask, TorchTeacher
+from edgekd.recipe import Prune, Quantization, Recipe, TextTask, TorchTeacher
 from edgekd.references import MODELS, module_of
 from edgekd.runners.measurable import measured_on, require_measurable
 from edgekd.step import Step
@@ -47,11 +47,14 @@ from edgekd.step_configs import (
     QuantizeConfig,
     StudentConfig,
     TeacherConfig,
+    Timing,
     VerifyConfig,
 )
 from edgekd.target import Precision, Target, load_target, target_label
 
 COMPARISON_PROTOCOL = "brief"
+HERE = "local"
+"""The device on which a latency to prune by is taken."""
 PREFLIGHT = State("preflight")
 OBJECTIVE = "preflight[objective]"
 COMPRESSION = "preflight[compress]"
@@ -132,9 +135,10 @@ def make_plan(
     preflights = [_seeded(_preflight_step(name, target, recipe, quantization), recipe.seed) for name, target in targets]
     objective = recipe.distill.objective(recipe.task.outputs)
     tried = _seeded(_objective_step(recipe, objective), recipe.seed)
-    checks = [_seeded(_compression_check(recipe, shrinking), recipe.seed)] if shrinking else []
+    timings = [_timing(one, quantization) for one in shrinking]
+    checks = [_seeded(_compression_check(recipe, shrinking, timings), recipe.seed)] if shrinking else []
     training = _training_steps(recipe, objective)
-    compressing = _compressing_steps(recipe, objective, shrinking)
+    compressing = _compressing_steps(recipe, objective, shrinking, timings)
     final = compressing[-1] if compressing else training["student"]
     program = _program_step(recipe, objective, quantization, final)
     steps = {step.name: step for step in (tried, *preflights, *checks)} | training
@@ -148,11 +152,12 @@ def make_plan(
     check_contracts(ordered)
     kinds = _teacher_kinds(recipe) | ({FOLDER_KIND} if recipe.student.folder else set())
     extras = [TEACHER_EXTRAS[kind] for kind in kinds & TEACHER_EXTRAS.keys()]
+    opened = [*(target for _, target in targets), *(one.target for one in timings if one)]
     require(
         (package for step in ordered for package in step.packages),
-        [*(FORMAT_EXTRAS[target.format] for _, target in targets), *extras],
+        [*(FORMAT_EXTRAS[target.format] for target in opened), *extras],
     )
-    for _, target in targets:
+    for target in opened:
         require_runtime(target.runtime)
     names = tuple(step.name for step in compressing)
     return Plan(recipe, ordered, keys_of(ordered, fingerprints), tuple(plans), names, rung)
@@ -222,29 +227,50 @@ def _training_steps(recipe: Recipe, objective: ObjectiveConfig) -> dict[str, Ste
     return {step.name: _seeded(step, recipe.seed) for step in steps}
 
 
-def _compression_check(recipe: Recipe, shrinking: Sequence[Shrinking]) -> Step:
+def _timing(one: Shrinking, quantization: Quantization) -> Timing | None:
+    """How a latency that is to be pruned is taken. Raises UsageError for a target whose runtime is not here."""
+    if not isinstance(one, Prune) or one.target is None:
+        return None
+    target = load_target(one.target)
+    try:
+        require_measurable(HERE, target.runtime)
+    except DeviceError as error:
+        raise UsageError(
+            f"compress: 'prune' cannot measure target '{target_label(one.target)}': {target.runtime} does not run on "
+            "this machine; name another target"
+        ) from error
+    return Timing(target, quantization.weight_bits, measured_on(HERE))
+
+
+def _timing_packages(timing: Timing | None) -> tuple[str, ...]:
+    return (*QUANTIZING, *EXPORTING[timing.target.format], *RUNTIMES[timing.target.runtime]) if timing else ()
+
+
+def _compression_check(recipe: Recipe, shrinking: Sequence[Shrinking], timings: Sequence[Timing | None]) -> Step:
     return Step(
         COMPRESSION,
         "edgekd.compress.check:check_compression",
-        CompressionCheckConfig(recipe.task, recipe.student, tuple(shrinking)),
+        CompressionCheckConfig(recipe.task, recipe.student, tuple(shrinking), tuple(timings)),
         PREFLIGHT,
-        packages=(*_data_packages(recipe), *PRUNING),
+        packages=(*_data_packages(recipe), *PRUNING, *(name for one in timings for name in _timing_packages(one))),
         modules=(*_data_modules(recipe), *_student_modules(recipe)),
     )
 
 
-def _compressing_steps(recipe: Recipe, objective: ObjectiveConfig, shrinking: Sequence[Shrinking]) -> list[Step]:
+def _compressing_steps(
+    recipe: Recipe, objective: ObjectiveConfig, shrinking: Sequence[Shrinking], timings: Sequence[Timing | None]
+) -> list[Step]:
     """What shrinks the float student, each step from the one before."""
     steps, source = [], "student"
-    for one in shrinking:
+    for one, timing in zip(shrinking, timings, strict=True):
         step = Step(
             one.kind,
-            "edgekd.compress.steps:compress_student",
-            CompressConfig(one, for_fine_tuning(objective, recipe.task.outputs)),
+            f"edgekd.compress.{'latency:prune_by_latency' if timing else 'steps:compress_student'}",
+            CompressConfig(one, for_fine_tuning(objective, recipe.task.outputs), timing),
             State("torch", "float32", STRUCTURES[one.kind]),
             inputs={"data": "data", "outputs": "outputs", "student": source},
             requires={"data": State("dataset"), "outputs": State("outputs"), "student": State("torch", "float32")},
-            packages=PRUNING if one.kind == "prune" else TRAINING,
+            packages=(*(PRUNING if one.kind == "prune" else TRAINING), *_timing_packages(timing)),
             modules=_student_modules(recipe),
             distributed=True,
         )

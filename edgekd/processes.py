@@ -9,9 +9,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from edgekd.dependencies import TRAINING, require
 from edgekd.errors import EdgekdError
@@ -19,6 +19,7 @@ from edgekd.errors import EdgekdError
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
+T = TypeVar("T")
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PATIENCE_SECONDS = 10.0
 """How long a process that failed gives the leader to fail alike, and the leader the others to take note of its end."""
@@ -59,6 +60,17 @@ def meet() -> None:
 
     if distributed.is_initialized():
         distributed.barrier()
+
+
+def from_leader(function: Callable[[], T]) -> T:
+    """What a function gives in the first process of this launch, the only one that calls it."""
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return function()
+    box = [function() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(box)
+    return cast(T, box[0])
 
 
 def leave(code: int) -> NoReturn:

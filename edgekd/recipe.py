@@ -316,14 +316,20 @@ class Prune(_Recovered):
     """Share of the multiply-accumulates to keep."""
     params: Between | None = None
     """Or share of the parameters."""
+    latency: Between | None = None
+    """Or share of the latency, measured on the machine that builds: of the target's file, in its runtime."""
+    target: str | None = dataclasses.field(default=None, compare=False)
+    """Of a latency: a target's name or file. Its content counts in the key of the step, not its name."""
     rounds: Count = 1
     """Prune by equal ratios so many times, and recover after each."""
     protect: tuple[str, ...] = ()
     """Layers that keep their channels: module paths, or patterns such as `blocks.0.*`."""
 
     def __post_init__(self) -> None:
-        if (self.macs is None) == (self.params is None):
-            raise ValueError("compress: 'prune' needs either 'macs' or 'params', the share to keep")
+        if [self.macs, self.params, self.latency].count(None) != 2:
+            raise ValueError("compress: 'prune' needs one of 'macs', 'params' and 'latency', the share to keep")
+        if (self.latency is None) != (self.target is None):
+            raise ValueError("compress: 'prune' needs 'target' with 'latency', and only then: whose file is measured")
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -514,4 +520,12 @@ def resolve_paths(source: Source) -> Recipe:
         student=dataclasses.replace(
             recipe.student, weights=absolute(recipe.student.weights), folder=absolute(recipe.student.folder)
         ),
+        compress=tuple(_with_target(one, folder) for one in recipe.compress),
     )
+
+
+def _with_target(one: Compression, folder: Path) -> Compression:
+    """The same, a target's file relative to the folder."""
+    if not isinstance(one, Prune) or one.target is None or not one.target.endswith(".toml"):
+        return one
+    return dataclasses.replace(one, target=str((folder / Path(one.target).expanduser()).resolve()))

@@ -40,11 +40,24 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What a latency is taken of, and where: a target's file, on the machine that builds.
+
+    on: see `edgekd.runners.measurable.measured_on`.
+    """
+
+    target: Target
+    weight_bits: int
+    on: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class CompressConfig:
-    """What shrinks a float student, and the losses by which it recovers."""
+    """What shrinks a float student, and the losses by which it recovers. timing: of pruning by a share of latency."""
 
     compression: Shrinking
     objective: ObjectiveConfig
+    timing: Timing | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,8 @@ class CompressionCheckConfig:
     task: Task
     student: Student
     compress: tuple[Shrinking, ...]
+    timings: tuple[Timing | None, ...]
+    """Of each."""
 
 
 @dataclass(frozen=True)

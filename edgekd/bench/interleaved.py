@@ -63,6 +63,7 @@ def compare(
     against_inputs: Sequence[np.ndarray] = (),
     *,
     device: str = "local",
+    runtime: str | None = None,
     processes: int = 6,
     blocks: int = 30,
     seconds: float = 1.0,
@@ -83,7 +84,7 @@ def compare(
         for name, file, fed in (("model", model, inputs), ("against", against, against_inputs)):
             folder = Path(place) / name
             folder.mkdir()
-            files.append(model_files(file, runtime_on(file, held.architecture), fed, 0, folder))
+            files.append(model_files(file, runtime or runtime_on(file, held.architecture), fed, 0, folder))
         for process in range(processes):
             progress(process, processes, f"{seconds:g} s each")
             job = Job(

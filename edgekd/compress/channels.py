@@ -54,13 +54,15 @@ class Group:
     """Channels that can only leave together, with all that belongs to each.
 
     scores: how important each channel is, float64, mean 1. parts: runs of equal length that must lose the same
-    channels, as the groups of a convolution. heads: set if it is the inside of an attention.
+    channels, as the groups of a convolution. heads: set if it is the inside of an attention. step: in multiples of how
+    many channels it stays, or whole; by default in those that are convenient.
     """
 
     members: tuple[Member, ...]
     scores: torch.Tensor
     parts: int = 1
     heads: Heads | None = None
+    step: int | None = None
 
     def kept(self, count: int) -> tuple[int, ...]:
         """The channels that stay if about `count` may: the most important ones, in convenient numbers, never none."""
@@ -68,7 +70,7 @@ class Group:
             return _kept_heads(self.scores.reshape(self.heads.count, self.heads.width), count)
         table = self.scores.reshape(self.parts, -1)
         length = table.shape[1]
-        step = _step(length)
+        step = self.step or _step(length)
         left = step * max(1, round(max(count / self.parts, length / FEWEST) / step))
         best = table.sum(0).argsort(descending=True)[:left].tolist()
         return tuple(sorted(part * length + channel for part in range(self.parts) for channel in best))

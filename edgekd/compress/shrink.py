@@ -9,7 +9,7 @@ from torch import nn
 
 from edgekd.compress.factorize import factorize
 from edgekd.compress.order import Shrinking
-from edgekd.compress.prune import prune
+from edgekd.compress.prune import MEASUREMENTS, Cost, prune
 from edgekd.compress.sparsify import holding_zeros, sparsify
 from edgekd.models.build import Architecture, example_input, parameter_count
 from edgekd.models.cost import macs
@@ -20,21 +20,29 @@ Recover = Callable[[nn.Module], object]
 
 
 def shrink(
-    compression: Shrinking, module: nn.Module, architecture: Architecture, recover: Recover
+    compression: Shrinking,
+    module: nn.Module,
+    architecture: Architecture,
+    recover: Recover,
+    latency: Cost | None = None,
+    measurements: int = MEASUREMENTS,
 ) -> tuple[nn.Module, Architecture]:
     """A smaller or sparser copy. recover: trains what it is given in place, after each round of pruning, else once.
+    latency: that of a model, of pruning by its share. measurements: see `prune`.
 
     Raises UsageError where the module cannot be shrunk so.
     """
     example = example_input(architecture)
     match compression:
         case Prune():
-            cost, keep = _cost(compression, example)
+            cost, keep = _cost(compression, example, latency)
             smaller = prune(
                 module,
                 example,
                 cost,
                 keep,
+                guide=(lambda model: macs(model, example)) if latency else None,
+                measurements=measurements,
                 protect=compression.protect,
                 rounds=compression.rounds,
                 recover=recover,
@@ -53,8 +61,11 @@ def shrink(
     assert_never(compression)
 
 
-def _cost(compression: Prune, example: torch.Tensor) -> tuple[Callable[[nn.Module], float], float]:
+def _cost(compression: Prune, example: torch.Tensor, latency: Cost | None) -> tuple[Cost, float]:
     """What is to become less, and the share of it to keep."""
+    if compression.latency is not None:
+        assert latency is not None
+        return latency, compression.latency
     if compression.macs is not None:
         return lambda module: macs(module, example), compression.macs
     assert compression.params is not None

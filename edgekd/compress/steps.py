@@ -12,6 +12,7 @@ from torch import nn
 
 from edgekd.artifact import Artifact, Facts
 from edgekd.compress.program import QuantizedProgram, load_program, save_program
+from edgekd.compress.prune import Cost
 from edgekd.compress.qat import quantize
 from edgekd.compress.quantizers import write_table
 from edgekd.compress.sensitivity import Samples, fewest_float, sensitivity
@@ -38,11 +39,12 @@ CALIBRATION_SAMPLES = 256
 """Where the recipe gives no number."""
 
 
-def compress_student(work: Work[CompressConfig]) -> Facts:
+def compress_student(work: Work[CompressConfig], latency: Cost | None = None) -> Facts:
     """Prune, factorize or make sparse, and recover by distillation. Files: those of `save_module`, and the log.
 
     `bought` tells what it cost and saved: the parameters and multiply-accumulates before and after, and the score
-    before, that without recovery (after the first round of pruning, if there are several), and after.
+    before, that without recovery (after the first round of pruning, if there are several), and after; with `latency`,
+    by which to prune, what share of that is left.
     """
     deterministic(work.seed)
     student, data, teacher = work.inputs["student"], work.inputs["data"], work.inputs["outputs"]
@@ -53,12 +55,14 @@ def compress_student(work: Work[CompressConfig]) -> Facts:
         scores.append(quality(model, data)["accuracy"])
         learning.fit(model, work.config.compression.train, work.scratch and work.scratch / str(len(scores)))
 
-    smaller, architecture = shrink(work.config.compression, module, architecture, recover)
+    smaller, architecture = shrink(work.config.compression, module, architecture, recover, latency)
     keep(work.scratch and work.scratch / str(len(scores)), work.out)
     save_module(smaller, architecture, work.out)
     found = model_facts(smaller, architecture, data, teacher)
-    bought = {name: [student.facts[name], found[name]] for name in ("params", "macs")}
+    bought: dict[str, Any] = {name: [student.facts[name], found[name]] for name in ("params", "macs")}
     bought["accuracy"] = [student.facts["accuracy"], scores[0], found["accuracy"]]
+    if latency is not None:
+        bought["latency"] = latency(smaller)
     return {**found, "bought": bought, "sparsity": dataclasses.asdict(sparsity_of(smaller))}
 
 

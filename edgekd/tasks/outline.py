@@ -43,6 +43,12 @@ def outline(task: Task, seed: int) -> Outline:
     return Outline((task.length,), data.labels, task.outputs, size, said, task.tokenizer)
 
 
+def outline_of(facts: Mapping[str, Any]) -> Outline:
+    """That of data that are prepared."""
+    shape, labels = tuple(facts["input_shape"]), tuple(facts["labels"])
+    return Outline(shape, labels, facts["outputs"], facts["vocabulary"], facts["preprocessing"])
+
+
 def noise(data: Outline, count: int, seed: int) -> np.ndarray:
     """Inputs of the right kind, shape (count, ...): standard normal numbers, float32, or any token ids, int32."""
     random, shape = np.random.default_rng(seed), (count, *data.input_shape)

@@ -6,11 +6,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from edgekd.artifact import Facts
-from edgekd.compress.qat import quantize
-from edgekd.compress.quantizers import kept
 from edgekd.errors import GateError
 from edgekd.export.card import Card, output_of
-from edgekd.export.formats import export, export_float
+from edgekd.export.draft import SAMPLES, draft
 from edgekd.models.build import build, example_input
 from edgekd.models.students import drafted
 from edgekd.readers import read_graph
@@ -18,12 +16,9 @@ from edgekd.runtimes import open_session
 from edgekd.seeding import deterministic
 from edgekd.step import Work
 from edgekd.step_configs import PreflightConfig
-from edgekd.tasks.dataset import pixel_range
 from edgekd.tasks.outline import noise, outline
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.readback import read_back
-
-CALIBRATION_SAMPLES = 8
 
 
 def preflight(work: Work[PreflightConfig]) -> Facts:
@@ -39,20 +34,13 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
     output = output_of(target.output, data.outputs)
     card = Card("preflight", data.labels, output, data.preprocessing, data.outputs)
     with TemporaryDirectory(prefix="edgekd-") as place:
-        if target.precision in ("float32", "float16"):
-            file = export_float(module, example, target.format, target.precision, Path(place), card)
-            source, table = module, kept((), target.precision)
-        else:
-            calibration = torch.from_numpy(noise(data, CALIBRATION_SAMPLES, work.seed))
-            pixels = pixel_range(data.preprocessing)
-            program = quantize(module, calibration, None, pixels, weight_bits=config.weight_bits)
-            file = export(program, target, Path(place), card)
-            source, table = program.frozen(stored=False), kept(program.table, target.precision)
-        graph = read_graph(file)
-        if problems := read_back(table, graph).problems:
+        samples = torch.from_numpy(noise(data, SAMPLES, work.seed))
+        made = draft(module, samples, target, card, Path(place), config.weight_bits)
+        graph = read_graph(made.file)
+        if problems := read_back(made.table, graph).problems:
             raise GateError(f"preflight: {problems[0]}; the export would not keep what is learned")
-        placement = open_session(file, runtime=target.runtime).placement()
-        found = coverage(graph, placement, asked_transposes(source, example))
+        placement = open_session(made.file, runtime=target.runtime).placement()
+        found = coverage(graph, placement, asked_transposes(made.source, example))
         check_coverage(target.coverage, found)
         size = sum(part.stat().st_size for part in Path(place).rglob("*") if part.is_file())
     return {"bytes": size, "ops": found.document()}

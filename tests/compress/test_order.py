@@ -76,9 +76,15 @@ def test_a_second_quantization_is_refused_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        (f'{{ kind = "prune", {TRAIN} }}', "needs either 'macs' or 'params'"),
+        (f'{{ kind = "prune", {TRAIN} }}', "needs one of 'macs', 'params' and 'latency'"),
         (f'{{ kind = "prune", macs = 1.5, {TRAIN} }}', "less than 1, not 1.5"),
-        (f'{{ kind = "prune", macs = 0.5, params = 0.5, {TRAIN} }}', "needs either 'macs' or 'params'"),
+        (f'{{ kind = "prune", macs = 0.5, params = 0.5, {TRAIN} }}', "needs one of 'macs', 'params' and 'latency'"),
+        (
+            f'{{ kind = "prune", macs = 0.5, target = "tflite-arm", {TRAIN} }}',
+            "needs 'target' with 'latency'",
+        ),
+        (f'{{ kind = "prune", latency = 0.5, {TRAIN} }}', "needs 'target' with 'latency', and only then"),
+        (f'{{ kind = "prune", latency = 1.0, target = "tflite-arm", {TRAIN} }}', "less than 1, not 1.0"),
         (f'{{ kind = "prune", macs = 0.5, protected = [], {TRAIN} }}', "unknown key 'compress.0.protected'"),
         ('{ kind = "prune", macs = 0.5 }', "'compress.0.train' is missing"),
         (f'{{ kind = "factorize", {TRAIN} }}', "needs either 'energy' or 'rank'"),

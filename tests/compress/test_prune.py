@@ -195,6 +195,61 @@ def test_each_step_has_an_equal_ratio_and_is_recovered() -> None:
     assert not pruned.training
 
 
+def timed(model: nn.Module) -> float:
+    """A device that spends 30 % on calling layers, and more on early ones: not quite what multiply-accumulates say."""
+    first, second = (layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return 0.3 + 0.2 * first / 64 + 0.5 * (first * second / 96 / 64) ** 1.3
+
+
+def two_layers() -> nn.Module:
+    layers = (conv_bn_relu(2, 64, 3), conv_bn_relu(64, 96, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 4))
+    return small(*layers)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("keep", [0.8, 0.6])
+def test_a_guide_spares_calls_of_the_cost(keep: float, rounds: int) -> None:
+    calls: list[float] = []
+
+    def cost(model: nn.Module) -> float:
+        calls.append(timed(model))
+        return calls[-1]
+
+    pruned = prune(two_layers(), IMAGE, cost, keep, guide=partial(macs, example=IMAGE), rounds=rounds)
+    assert 0.7 * keep <= timed(pruned) <= keep
+    assert timed(pruned) in calls
+    assert len(calls) <= 2 + 6 * rounds
+    assert all(width % 16 == 0 for name, width in widths(pruned).items() if name != "4")
+
+
+def test_a_guess_is_not_measured() -> None:
+    calls: list[float] = []
+
+    def cost(model: nn.Module) -> float:
+        calls.append(timed(model))
+        return calls[-1]
+
+    pruned = prune(two_layers(), IMAGE, cost, 0.6, guide=partial(macs, example=IMAGE), measurements=0)
+    assert len(calls) == 2
+    assert max(calls) == calls[0] == timed(two_layers())
+    assert calls[1] < timed(pruned) < calls[0]
+
+
+def test_a_cost_with_a_guide_that_cannot_be_reached() -> None:
+    said = refusal(two_layers(), IMAGE, 0.3, cost=timed, guide=partial(macs, example=IMAGE))
+    assert f"keep: 0.3 of the cost of Sequential cannot be reached; the least is {timed_least():.3g}, with" in said
+
+
+def timed_least() -> float:
+    return 0.3 + 0.2 * 16 / 64 + 0.5 * (16 * 16 / 96 / 64) ** 1.3
+
+
+def test_of_few_channels_none_leaves_by_a_guide() -> None:
+    """What kernels take at once is not taken apart."""
+    said = refusal(plain(), IMAGE, 0.9, guide=partial(macs, example=IMAGE))
+    assert said.endswith("cannot be reached; the least is 1, with an eighth of the channels that may be pruned, or 16")
+
+
 def test_any_number_is_a_cost() -> None:
     """As a measured latency is: here that of a device on which channels of the stem alone take time."""
     calls: list[int] = []

@@ -74,6 +74,19 @@ def test_report_makes_the_same_page_again(digits: Built, tmp_path: Path) -> None
     assert Path(tmp_path, run.document["report"]).read_text() == (digits.home / "report.html").read_text()
 
 
+def test_a_share_of_latency_is_that_of_the_build_machine(digits: Built, tmp_path: Path) -> None:
+    document = json.loads((digits.home / "report.json").read_text())
+    share = {"ratio": 0.637, "runtime": "ai-edge-litert", "on": "this machine"}
+    bought = {"params": [900, 500], "macs": [8000, 4000], "accuracy": [0.9, 0.7, 0.9], "latency": share}
+    settings = {"kind": "prune", "latency": 0.65, "rounds": 1, "protect": []}
+    entry = {"config": {"compression": settings}, "bought": bought, "sparsity": {"zeros": 0.0}}
+    (tmp_path / "report.json").write_text(json.dumps({**document, "compression": [entry]}))
+    assert edgekd(tmp_path, "report", ".").code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "8,000 → 4,000" in page
+    assert "63.7 % of the latency, measured on the build machine, in ai-edge-litert" in page
+
+
 def test_names_from_a_recipe_cannot_inject_markup(digits: Built, tmp_path: Path) -> None:
     document = json.loads((digits.home / "report.json").read_text())
     document["artifacts"][0]["title"] = "<script>alert(1)</script>"
