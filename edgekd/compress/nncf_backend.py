@@ -26,7 +26,7 @@ from nncf.torch.function_hook import get_hook_storage
 from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer, PTQuantizerSpec, SymmetricQuantizer
-from nncf.torch.quantization.reference import torch_executor
+from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 
 from edgekd.quiet import quiet
 
@@ -44,9 +44,27 @@ SHARES = [share / 50 for share in range(50, 24, -1)]
 
 nncf.set_log_level(logging.ERROR)
 
-# The arithmetic of NNCF's C++ extension in plain torch: nothing is built at the first forward pass.
+
+class _Arithmetic(ReferenceQuantize):  # type: ignore[misc]
+    """What NNCF's C++ extension computes, in plain torch, so that nothing is built at the first forward pass; but
+    numbers are rounded to the nearest multiple of the scale, as runtimes do.
+
+    NNCF rounds the distance from the low end of the range. Training moves that end a little below the zero of a ReLU,
+    off the grid, and all numbers would be rounded up that much more often than a file rounds them.
+    """
+
+    def forward(
+        self, input_: torch.Tensor, input_low: torch.Tensor, input_range: torch.Tensor, levels: int
+    ) -> torch.Tensor:
+        scale = (levels - 1) / input_range
+        zero_point = (-input_low * scale).round()
+        numbers = (input_ * scale).round() + zero_point
+        return (numbers.clip(0, levels - 1) - zero_point) / scale
+
+
+_arithmetic = _Arithmetic(ReferenceBackendType.TORCH)
 nncf_extensions.QuantizedFunctionsCPU._loaded_namespace = SimpleNamespace(
-    Quantize_forward=torch_executor.forward, Quantize_backward=torch_executor.backward
+    Quantize_forward=_arithmetic.forward, Quantize_backward=_arithmetic.backward
 )
 
 

@@ -11,6 +11,7 @@ from edgekd.compress.factorize import factorize
 from edgekd.compress.order import Shrinking
 from edgekd.compress.prune import MEASUREMENTS, Cost, prune
 from edgekd.compress.sparsify import holding_zeros, sparsify
+from edgekd.errors import UsageError
 from edgekd.models.build import Architecture, example_input, parameter_count
 from edgekd.models.cost import macs
 from edgekd.models.structure import LOW_RANK, resize_between
@@ -30,8 +31,18 @@ def shrink(
     """A smaller or sparser copy. recover: trains what it is given in place, after each round of pruning, else once.
     latency: that of a model, of pruning by its share. measurements: see `prune`.
 
-    Raises UsageError where the module cannot be shrunk so.
+    Raises UsageError where the module cannot be shrunk so, naming the kind of compression.
     """
+    try:
+        return _shrunk(compression, module, architecture, recover)
+    except UsageError as error:
+        reason = str(error).removeprefix(f"{compression.kind}: ")
+        raise UsageError(f"compress: {compression.kind}: {reason}") from error
+
+
+def _shrunk(
+    compression: Shrinking, module: nn.Module, architecture: Architecture, recover: Recover
+) -> tuple[nn.Module, Architecture]:
     example = example_input(architecture)
     match compression:
         case Prune():
