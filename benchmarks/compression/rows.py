@@ -36,7 +36,6 @@ OTHERS = (
     Row("NNCF, PTQ", "nncf"),
     Row("ai-edge-quantizer, PTQ", "ai-edge-quantizer"),
     Row("torchao, QAT", "torchao", taught=False),
-    Row("torchao, QAT + distillation", "torchao"),
 )
 
 
@@ -53,10 +52,8 @@ def rows(subject: Compressed) -> Sequence[Row]:
         Row(HALF, "float", (half,)),
         Row("pruned 70 %, labels", "float", (third,), taught=False),
         Row("pruned 70 %, distilled", "float", (third,)),
-        Row("low-rank, labels", "float", (thin,), taught=False),
         Row("low-rank, distilled", "float", (thin,)),
         Row(HALF_INT8, "qat", (half,)),
-        Row("pruned 70 %, then int8", "qat", (third,)),
         Row("pruned 50 %, low-rank, then int8", "qat", (half, thin)),
         *OTHERS,
     )
