@@ -115,6 +115,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
         )
     _adapt_weight_quantizers(quantized, example, weight_bits)
     _close_layers(quantized, example, samples)
+    _open_single_numbers(quantized, example, samples)
     _close_joins(quantized, example)
     _quantize_addends(quantized, example)
     return quantized
@@ -382,6 +383,32 @@ def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) ->
 def _hook_of(parameter: Any) -> str:
     """The hook that a quantizer's parameter belongs to."""
     return str(parameter.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0])
+
+
+def _open_single_numbers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
+    """Give each quantizer that sees one number a sample the range of all samples: the mean of the samples' smallest and
+    largest numbers is a point there.
+    """
+    seen: dict[nn.Module, list[torch.Tensor]] = {}
+
+    def note(quantizer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].numel() == 1:
+            seen.setdefault(quantizer, []).append(inputs[0])
+
+    quantizers = [one.quantizer for one in quantizers_of(model, example) if not one.is_weight]
+    handles = [one.register_forward_pre_hook(note) for one in quantizers if isinstance(one, AsymmetricQuantizer)]
+    with torch.no_grad():
+        model(example)
+        for sample in samples if seen else ():
+            model(sample)
+    for handle in handles:
+        handle.remove()
+    for quantizer, (_, *values) in seen.items():
+        low, high = torch.stack(values).aminmax()
+        if isinstance(quantizer, AsymmetricQuantizer) and low < high:
+            with torch.no_grad():
+                quantizer.input_low.fill_(low)
+                quantizer.input_range.fill_(high - low)
 
 
 class _Observer(nn.Module):

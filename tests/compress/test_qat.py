@@ -149,6 +149,16 @@ def test_the_mean_of_the_samples_ranges_cuts_off_what_is_beyond_and_an_output_ra
     assert [one.scale for one in whole.table[:-1]] == [one.scale for one in cut.table[:-1]]
 
 
+def test_the_range_of_a_layer_with_a_single_output_is_that_of_all_samples() -> None:
+    torch.manual_seed(0)
+    narrow = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 3)).eval()
+    with torch.no_grad():
+        outputs = narrow[:2](inputs())
+    found = next(one for one in quantize(narrow, inputs()).table if one.tensor == "model/1/linear/0")
+    low, high = (found.scale[0] * (number - found.zero_point[0]) for number in (found.low, found.high))
+    assert (low, high) == (pytest.approx(float(outputs.min()), rel=0.05), pytest.approx(float(outputs.max()), rel=0.05))
+
+
 def test_an_output_range_is_trained_on() -> None:
     before, after = (quantize(model(), inputs(), way, None, (-4.0, 4.0)) for way in (None, train))
     assert before.output_scale == pytest.approx(8 / 255, rel=0.01)
