@@ -1,7 +1,8 @@
 """What each kind of compression makes of a float student, and of the architecture that builds it again."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, assert_never
 
 import torch
@@ -33,43 +34,43 @@ def shrink(
 
     Raises UsageError where the module cannot be shrunk so, naming the kind of compression.
     """
-    try:
-        return _shrunk(compression, module, architecture, recover)
-    except UsageError as error:
-        reason = str(error).removeprefix(f"{compression.kind}: ")
-        raise UsageError(f"compress: {compression.kind}: {reason}") from error
-
-
-def _shrunk(
-    compression: Shrinking, module: nn.Module, architecture: Architecture, recover: Recover
-) -> tuple[nn.Module, Architecture]:
     example = example_input(architecture)
-    match compression:
-        case Prune():
-            cost, keep = _cost(compression, example, latency)
-            smaller = prune(
-                module,
-                example,
-                cost,
-                keep,
-                guide=(lambda model: macs(model, example)) if latency else None,
-                measurements=measurements,
-                protect=compression.protect,
-                rounds=compression.rounds,
-                recover=recover,
-            )
-            return smaller, _edited(architecture, resize_between(module, smaller))
-        case Factorize():
-            energy, rank = compression.energy, compression.rank
-            smaller, ranks = factorize(module, example, energy=energy, rank=rank, layers=compression.layers)
-            recover(smaller)
-            return smaller, _edited(architecture, {"kind": LOW_RANK, "layers": ranks})
-        case Sparsify():
-            smaller = sparsify(module, share=compression.share, pattern=compression.pattern)
-            with holding_zeros(smaller):
+    with _named(compression.kind):
+        match compression:
+            case Prune():
+                cost, keep = _cost(compression, example, latency)
+                smaller = prune(
+                    module,
+                    example,
+                    cost,
+                    keep,
+                    guide=(lambda model: macs(model, example)) if latency else None,
+                    measurements=measurements,
+                    protect=compression.protect,
+                    rounds=compression.rounds,
+                    recover=recover,
+                )
+                return smaller, _edited(architecture, resize_between(module, smaller))
+            case Factorize():
+                energy, rank = compression.energy, compression.rank
+                smaller, ranks = factorize(module, example, energy=energy, rank=rank, layers=compression.layers)
                 recover(smaller)
-            return smaller, architecture
+                return smaller, _edited(architecture, {"kind": LOW_RANK, "layers": ranks})
+            case Sparsify():
+                smaller = sparsify(module, share=compression.share, pattern=compression.pattern)
+                with holding_zeros(smaller):
+                    recover(smaller)
+                return smaller, architecture
     assert_never(compression)
+
+
+@contextmanager
+def _named(kind: str) -> Iterator[None]:
+    """Name the recipe's table in a refusal."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"compress: {kind}: {str(error).removeprefix(f'{kind}: ')}") from error
 
 
 def _cost(compression: Prune, example: torch.Tensor, latency: Cost | None) -> tuple[Cost, float]:
