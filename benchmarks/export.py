@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.alternatives import ai_edge_quantizer, nncf, onnxruntime, tensorflow
+from benchmarks.output import in_columns
 from benchmarks.students import Student, students
 from benchmarks.surroundings import surroundings
 from edgekd.bench.interleaved import Comparison, compare
@@ -182,10 +183,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [HEADER, *(cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    return in_columns([HEADER, *(cells(row) for row in rows)])
 
 
 def _place(folder: Path, name: str) -> Path:

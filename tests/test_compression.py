@@ -18,6 +18,8 @@ from tests.conftest import QUICK, Run, edgekd, overrides
 pytestmark = pytest.mark.slow
 
 TRAIN = "train = { epochs = 2, learning_rate = 3e-3 }"
+SLACK = 128
+"""Bytes: alignment, and a kind of operation more."""
 LADDER = f"""
 [ladder.ptq]
 quantize.method = "ptq"
@@ -31,6 +33,9 @@ compress = [
 
 [ladder.mixed]
 quantize = {{ method = "ptq", sensitivity = true, mixed = {{ floor = 0.0 }} }}
+
+[ladder.four]
+quantize = {{ method = "ptq", weight_bits = 4 }}
 
 [ladder.impossible]
 quantize = {{ method = "ptq", mixed = {{ floor = 1.0 }} }}
@@ -70,7 +75,7 @@ def test_a_rung_that_fails_keeps_no_other_from_its_place(run: Run, place: Path) 
     assert list(ladder["failed"]) == ["impossible"]
     assert "mixed precision: a score of 1 is not reached; the best is" in ladder["failed"]["impossible"]
     (target,) = ladder["targets"]
-    assert [rung["rung"] for rung in target["rungs"]] == ["base", "ptq", "small", "mixed"]
+    assert [rung["rung"] for rung in target["rungs"]] == ["base", "ptq", "small", "mixed", "four"]
     assert json.loads((place / "build/digits/ladder.json").read_text()) == ladder
     for rung in target["rungs"]:
         model = place / "build/digits" / rung["rung"] / "tflite-arm/model.tflite"
@@ -138,6 +143,19 @@ def test_sensitivity_is_reported(run: Run, place: Path) -> None:
     assert run.code == 5
     assert {one["layer"] for one in report["sensitivity"]} >= {"stem.0", "classifier"}
     assert report["float_layers"] == []
+
+
+def test_where_weights_of_4_bits_are_stored_is_reported(run: Run, place: Path) -> None:
+    assert run.code == 5
+    homes = [place / "build/digits" / rung for rung in ("ptq", "four")]
+    ptq, four = (json.loads((home / "report.json").read_text())["artifacts"][0] for home in homes)
+    assert (ptq["weights"]["bits"], ptq["weights"]["int4"]) == (8, 0)
+    assert four["weights"]["bits"] == 4
+    assert four["weights"]["int4"] + four["weights"]["int8"] == ptq["weights"]["int8"]
+    assert four["bytes"] <= ptq["bytes"] - four["weights"]["int4"] // 2 + SLACK
+    words = f"weights: {four['weights']['int4']:,} in 4 bits, {four['weights']['int8']:,} in 8"
+    assert words in (homes[1] / "report.html").read_text()
+    assert "in 4 bits" not in (homes[0] / "report.html").read_text()
 
 
 def test_a_second_run_makes_nothing(run: Run, place: Path) -> None:

@@ -326,3 +326,9 @@ def test_the_short_form_and_losses_exclude_each_other(here: Path):
 def test_a_setting_that_nothing_reads_is_refused(overrides: list[str], words: list[str]):
     message = refused("digits", *overrides)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("bits", ["3", "0", "16", "4.5", "four"])
+def test_weights_have_4_or_8_bits(bits: str, here: Path):
+    assert load_recipe("digits", ["quantize.weight_bits=4"]).recipe.quantize.weight_bits == 4
+    assert "'quantize.weight_bits': should be 4 or 8" in refused("digits", f"quantize.weight_bits={bits}")

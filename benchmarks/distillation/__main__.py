@@ -19,42 +19,25 @@ it when the package has changed.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import json
-import platform
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.distillation import plot, summary, throughput
 from benchmarks.distillation.loops import LOOPS
 from benchmarks.distillation.subjects import Subject, sentiment, spoken_digits
 from benchmarks.distillation.tables import AUDIO, TEXT, Table, by_unit, runs
-from edgekd.runners import host
+from benchmarks.output import circumstances, folder
 
 RESULTS = Path(__file__).parents[1] / "results" / "distillation.json"
 PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch")
 THROUGHPUT = "throughput"
 NAMES = [table.name for table in (*AUDIO, *TEXT)] + [THROUGHPUT]
 QUICK_SEEDS, QUICK_SPEAKERS = 2, 2
-
-
-def circumstances() -> dict[str, Any]:
-    """What a figure was taken with."""
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": platform.machine(), **host.describe()},
-        "threads": torch.get_num_threads(),
-        "state": host.state(),
-    }
 
 
 def table_entry(table: Table, subject: Subject, cache: Path, quick: bool) -> dict[str, Any]:
@@ -90,7 +73,7 @@ def table_entry(table: Table, subject: Subject, cache: Path, quick: bool) -> dic
         "best": winner.row,
         "met": met,
         "seconds": time.perf_counter() - started,
-        **circumstances(),
+        **circumstances(PACKAGES),
     }
 
 
@@ -115,18 +98,7 @@ def throughput_entry(recordings: Path, cache: Path, quick: bool) -> dict[str, An
                 f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}){limit}"
             )
             ratios.append({**dataclasses.asdict(pair), "ratio": ratio, "over": over})
-    return {"quick": quick, "epochs": epochs, "rates": times.rates, "ratios": ratios, **circumstances()}
-
-
-@contextlib.contextmanager
-def folder(given: Path | None) -> Iterator[Path]:
-    """The folder that was given, or one that is gone afterwards."""
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        yield given.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as place:
-        yield Path(place)
+    return {"quick": quick, "epochs": epochs, "rates": times.rates, "ratios": ratios, **circumstances(PACKAGES)}
 
 
 def write(file: Path, name: str, entry: dict[str, Any]) -> None:

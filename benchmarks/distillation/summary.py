@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from benchmarks.distillation.tables import ALONE, HONEST, TEACHER, Demand
+from benchmarks.output import in_columns
 
 NOISE = 0.05
 
@@ -60,7 +61,7 @@ def lines(rows: Mapping[str, Mapping[str, float]]) -> list[Line]:
     """Rows, from accuracies in points by row and unit."""
     students = [row for row in rows if row not in (TEACHER, HONEST, ALONE)]
     pairs = {row: _pairs(rows[row], rows[ALONE]) for row in students}
-    tests = dict(zip(students, (_p(*pair) for pair in pairs.values()), strict=True))
+    tests = dict(zip(students, (p_of(*pair) for pair in pairs.values()), strict=True))
     of_all = dict(zip(students, holm(list(tests.values())), strict=True))
     made = []
     for row, units in rows.items():
@@ -78,8 +79,8 @@ def _pairs(row: Mapping[str, float], other: Mapping[str, float]) -> tuple[np.nda
     return np.array([row[unit] for unit in other]), np.array(list(other.values()))
 
 
-def _p(values: np.ndarray, others: np.ndarray) -> float:
-    """1 where there is nothing to test: a single pair, or no difference in any."""
+def p_of(values: np.ndarray, others: np.ndarray) -> float:
+    """That of a paired two-sided t-test; 1 where there is nothing to test: a single pair, or no difference in any."""
     if len(values) < 2 or (values == others).all():
         return 1.0
     with warnings.catch_warnings():
@@ -114,10 +115,7 @@ HEADER = ("", "accuracy %", "gain", "smallest", "p", "")
 
 def text(made: Sequence[Line]) -> str:
     """The rows in columns."""
-    table = [HEADER, *(_cells(line) for line in made)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
-    padded = [[cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in table]
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+    return in_columns([HEADER, *(_cells(line) for line in made)])
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -59,12 +59,12 @@ def teacher(subject: Subject, material: Material, labels: np.ndarray, seed: int,
     first = FIRST_TEACHER + subject.members * seed
     members = []
     for member in range(subject.members):
-        module = _built(subject.teacher, material, first + member)
+        module = built(subject.teacher, material, first + member)
         weights = file.with_name(f"{key}-{member}.safetensors")
         if weights.is_file():
             module.load_state_dict(load_file(weights))
         else:
-            _train(module, None, alone(), labelled_only(material, labels), subject.teacher_training, first + member)
+            train(module, None, alone(), labelled_only(material, labels), subject.teacher_training, first + member)
             weights.parent.mkdir(parents=True, exist_ok=True)
             save_file(module.state_dict(), weights)
         members.append(module)
@@ -72,7 +72,7 @@ def teacher(subject: Subject, material: Material, labels: np.ndarray, seed: int,
     answers = file.with_suffix(".npy")
     if not answers.is_file():
         np.save(answers, np.stack([predict(module, view) for view in material.inputs]))
-    return Taught(module, torch.from_numpy(np.load(answers)), _accuracy(module, material))
+    return Taught(module, torch.from_numpy(np.load(answers)), accuracy_of(module, material))
 
 
 def student(
@@ -87,10 +87,10 @@ def student(
 
     The teacher answers from its stored outputs, and runs beside the student where its layers are looked at.
     """
-    module = _built(subject.student, material, seed)
+    module = built(subject.student, material, seed)
     online = None if taught is None else copy.deepcopy(taught.module)
-    _train(module, online, objective, examples, subject.training, seed)
-    return _accuracy(module, material)
+    train(module, online, objective, examples, subject.training, seed)
+    return accuracy_of(module, material)
 
 
 def everything(material: Material, labels: np.ndarray, taught: Taught | None) -> Examples:
@@ -107,12 +107,13 @@ def labelled_only(material: Material, labels: np.ndarray, taught: Taught | None 
     return Examples(material.inputs[:, chosen], torch.from_numpy(labels[chosen]), outputs)
 
 
-def _built(network: Network, material: Material, seed: int) -> nn.Module:
+def built(network: Network, material: Material, seed: int) -> nn.Module:
+    """Untrained, the same from the same seed."""
     deterministic(seed)
     return build(material.architecture(network.model, network.args), "benchmark")
 
 
-def _train(
+def train(
     module: nn.Module,
     teacher: nn.Module | None,
     objective: ObjectiveConfig,
@@ -120,8 +121,10 @@ def _train(
     training: Training,
     seed: int,
 ) -> None:
+    """Train the module in place; see `edgekd.distill.trainer.fit`."""
     fit(Distiller(module, teacher, build_objective(objective)), examples, training, seed)
 
 
-def _accuracy(module: nn.Module, material: Material) -> float:
+def accuracy_of(module: nn.Module, material: Material) -> float:
+    """On the test split, 0 to 1."""
     return score(predict(module, material.test), material.test_labels, "classification")

@@ -31,7 +31,9 @@ def check_compression(work: Work[CompressionCheckConfig]) -> Facts:
         if isinstance(compression, Factorize) and compression.energy is not None:
             compression = dataclasses.replace(compression, energy=None, rank=LOWEST)
         taken = (
-            share_of_latency(module, data, timing.target, work.seed, timing.weight_bits) if timing else nullcontext()
+            share_of_latency(module, data, timing.target, work.seed, weight_bits=timing.weight_bits)
+            if timing
+            else nullcontext()
         )
         with taken as latency:
             module, architecture = shrink(compression, module, architecture, lambda model: None, latency, 0)

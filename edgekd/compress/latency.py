@@ -32,16 +32,16 @@ def prune_by_latency(work: Work[CompressConfig]) -> Facts:
     data, timing = work.inputs["data"], work.config.timing
     assert timing is not None
     module, _ = load_module(work.inputs["student"].path, "student")
-    outline, target, bits = outline_of(data.facts), timing.target, timing.weight_bits
-    with share_of_latency(module, outline, target, work.seed, bits, work.scratch) as latency:
+    outline = outline_of(data.facts)
+    with share_of_latency(module, outline, timing.target, work.seed, work.scratch, timing.weight_bits) as latency:
         facts = compress_student(work, latency)
-    share = {"ratio": facts["bought"]["latency"], "runtime": target.runtime, "on": "this machine"}
+    share = {"ratio": facts["bought"]["latency"], "runtime": timing.target.runtime, "on": "this machine"}
     return {**facts, "bought": {**facts["bought"], "latency": share}}
 
 
 @contextmanager
 def share_of_latency(
-    module: nn.Module, data: Outline, target: Target, seed: int, weight_bits: int = 8, memory: Path | None = None
+    module: nn.Module, data: Outline, target: Target, seed: int, memory: Path | None = None, weight_bits: int = 8
 ) -> Iterator[Callable[[nn.Module], float]]:
     """What a smaller copy takes of the module's time: both as files of the target, in its runtime, in turns.
 

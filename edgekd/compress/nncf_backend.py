@@ -26,7 +26,7 @@ from nncf.torch.function_hook import get_hook_storage
 from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 from nncf.torch.quantization.layers import AsymmetricQuantizer, BaseQuantizer, PTQuantizerSpec, SymmetricQuantizer
-from nncf.torch.quantization.reference import torch_executor
+from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 
 from edgekd.quiet import quiet
 
@@ -40,12 +40,31 @@ CARRIERS = (
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
 SLICE, ADDITIONS = "__getitem__", ("add", "__add__")
 JOINS, POOLS = ("cat", "pad", SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
+SHARES = [share / 50 for share in range(50, 24, -1)]
 
 nncf.set_log_level(logging.ERROR)
 
-# The arithmetic of NNCF's C++ extension in plain torch: nothing is built at the first forward pass.
+
+class _Arithmetic(ReferenceQuantize):  # type: ignore[misc]
+    """What NNCF's C++ extension computes, in plain torch, so that nothing is built at the first forward pass; but
+    numbers are rounded to the nearest multiple of the scale, as runtimes do.
+
+    NNCF rounds the distance from the low end of the range. Training moves that end a little below the zero of a ReLU,
+    off the grid, and all numbers would be rounded up that much more often than a file rounds them.
+    """
+
+    def forward(
+        self, input_: torch.Tensor, input_low: torch.Tensor, input_range: torch.Tensor, levels: int
+    ) -> torch.Tensor:
+        scale = (levels - 1) / input_range
+        zero_point = (-input_low * scale).round()
+        numbers = (input_ * scale).round() + zero_point
+        return (numbers.clip(0, levels - 1) - zero_point) / scale
+
+
+_arithmetic = _Arithmetic(ReferenceBackendType.TORCH)
 nncf_extensions.QuantizedFunctionsCPU._loaded_namespace = SimpleNamespace(
-    Quantize_forward=torch_executor.forward, Quantize_backward=torch_executor.backward
+    Quantize_forward=_arithmetic.forward, Quantize_backward=_arithmetic.backward
 )
 
 
@@ -96,6 +115,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
         )
     _adapt_weight_quantizers(quantized, example, weight_bits)
     _close_layers(quantized, example, samples)
+    _open_single_numbers(quantized, example, samples)
     _close_joins(quantized, example)
     _quantize_addends(quantized, example)
     return quantized
@@ -259,9 +279,24 @@ def _adapt_weight_quantizers(model: nn.Module, example: torch.Tensor, bits: int)
         elif EMBEDDING in users:
             replace_quantizers(model, placed.hooks, _quantizer(-weight.abs().max(), weight.abs().max(), True))
         else:
-            if users <= WEIGHTED:
-                placed.quantizer.num_bits = bits
+            if users <= WEIGHTED and bits != placed.quantizer.num_bits:
+                _narrow(placed.quantizer, bits, weight.detach())
             replace_quantizers(model, placed.hooks, placed.quantizer)
+
+
+def _narrow(quantizer: BaseQuantizer, bits: int, weight: torch.Tensor) -> None:
+    """Give a weight fewer bits. Of few steps none should be wasted on the largest number: each range becomes the share
+    of itself with the least squared error, of what is rounded and what is cut off together.
+    """
+    quantizer.num_bits = bits
+    full = quantizer.scale.detach().clone()
+    best, least = full, torch.full_like(full, torch.inf)
+    with torch.no_grad():
+        for share in SHARES:
+            quantizer.scale.copy_(share * full)
+            error = (quantizer.quantize(weight) - weight).square().sum_to_size(full.shape)
+            best, least = torch.where(error < least, share * full, best), torch.minimum(error, least)
+        quantizer.scale.copy_(best)
 
 
 def _close_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
@@ -348,6 +383,32 @@ def _quantizer_before(graph: Any, node: Any, places: Mapping[str, nn.Module]) ->
 def _hook_of(parameter: Any) -> str:
     """The hook that a quantizer's parameter belongs to."""
     return str(parameter.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0])
+
+
+def _open_single_numbers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
+    """Give each quantizer that sees one number a sample the range of all samples: the mean of the samples' smallest and
+    largest numbers is a point there.
+    """
+    seen: dict[nn.Module, list[torch.Tensor]] = {}
+
+    def note(quantizer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].numel() == 1:
+            seen.setdefault(quantizer, []).append(inputs[0])
+
+    quantizers = [one.quantizer for one in quantizers_of(model, example) if not one.is_weight]
+    handles = [one.register_forward_pre_hook(note) for one in quantizers if isinstance(one, AsymmetricQuantizer)]
+    with torch.no_grad():
+        model(example)
+        for sample in samples if seen else ():
+            model(sample)
+    for handle in handles:
+        handle.remove()
+    for quantizer, (_, *values) in seen.items():
+        low, high = torch.stack(values).aminmax()
+        if isinstance(quantizer, AsymmetricQuantizer) and low < high:
+            with torch.no_grad():
+                quantizer.input_low.fill_(low)
+                quantizer.input_range.fill_(high - low)
 
 
 class _Observer(nn.Module):

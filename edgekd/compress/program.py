@@ -37,11 +37,12 @@ class QuantizedProgram:
 
     @classmethod
     def of(cls, model: nn.Module, example: torch.Tensor) -> "QuantizedProgram":
-        """Read the table from a trained NNCF model.
+        """Read the table from a trained NNCF model, and round its biases to what a runtime can hold.
 
         Raises ExportError for an activation that is quantized per channel, which no format can hold.
         """
         table = tuple(_quantizer(placed, model) for placed in nncf_backend.quantizers_of(model, example))
+        _round_biases(model, table)
         return cls(model.eval(), example, table)
 
     @property
@@ -86,23 +87,6 @@ class QuantizedProgram:
             nncf_backend.replace_quantizers(model, placed.hooks, frozen)
         return model.eval()
 
-    def with_rounded_biases(self) -> nn.Module:
-        """A copy of the trained model whose biases are whole numbers of input scale times weight scale, as a runtime
-        has them: as right as the model itself, and how far it answers otherwise is what rounding comes to.
-        """
-        model = copy.deepcopy(self.model)
-        for entry in self.table:
-            sources = [self.table[position] for position in entry.sources if entry.kind == "activation"]
-            weights = [one for one in sources if one.kind == "weight"]
-            inputs = [one for one in sources if one.kind == "activation"]
-            if len(weights) != 1 or len(inputs) != 1:
-                continue
-            layer = model.get_submodule(weights[0].tensor.rpartition(".")[0])
-            if isinstance(bias := getattr(layer, "bias", None), nn.Parameter):
-                step = torch.tensor(weights[0].scale) * inputs[0].scale[0]
-                bias.data = torch.round(bias.detach() / step) * step
-        return model.eval()
-
     def weights_only(self) -> nn.Module:
         """A copy of the trained model with its activations float."""
         model = copy.deepcopy(self.model)
@@ -110,6 +94,22 @@ class QuantizedProgram:
             if entry.kind == "activation":
                 nncf_backend.replace_quantizers(model, placed.hooks, None)
         return model.eval()
+
+
+def _round_biases(model: nn.Module, table: tuple[Quantizer, ...]) -> None:
+    """Make biases whole multiples of input scale times weight scale; not where a layer has inputs of several scales."""
+    steps: dict[str, set[tuple[float, ...]]] = {}
+    for entry in table:
+        sources = [table[position] for position in entry.sources if entry.kind == "activation"]
+        weights = [one for one in sources if one.kind == "weight"]
+        inputs = [one for one in sources if one.kind == "activation"]
+        if len(weights) == len(inputs) == 1:
+            step = torch.tensor(weights[0].scale) * inputs[0].scale[0]
+            steps.setdefault(weights[0].tensor.rpartition(".")[0], set()).add(tuple(step.tolist()))
+    for name, found in steps.items():
+        bias, step = getattr(model.get_submodule(name), "bias", None), torch.tensor(found.pop())
+        if isinstance(bias, nn.Parameter) and bias.shape == step.shape and not found:
+            bias.data = torch.round(bias.detach() / step) * step
 
 
 def _freeze_weight(model: nn.Module, weight: nn.Parameter, entry: Quantizer, stored: bool) -> None:

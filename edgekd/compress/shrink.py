@@ -1,7 +1,8 @@
 """What each kind of compression makes of a float student, and of the architecture that builds it again."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, assert_never
 
 import torch
@@ -11,6 +12,7 @@ from edgekd.compress.factorize import factorize
 from edgekd.compress.order import Shrinking
 from edgekd.compress.prune import MEASUREMENTS, Cost, prune
 from edgekd.compress.sparsify import holding_zeros, sparsify
+from edgekd.errors import UsageError
 from edgekd.models.build import Architecture, example_input, parameter_count
 from edgekd.models.cost import macs
 from edgekd.models.structure import LOW_RANK, resize_between
@@ -30,35 +32,45 @@ def shrink(
     """A smaller or sparser copy. recover: trains what it is given in place, after each round of pruning, else once.
     latency: that of a model, of pruning by its share. measurements: see `prune`.
 
-    Raises UsageError where the module cannot be shrunk so.
+    Raises UsageError where the module cannot be shrunk so, naming the kind of compression.
     """
     example = example_input(architecture)
-    match compression:
-        case Prune():
-            cost, keep = _cost(compression, example, latency)
-            smaller = prune(
-                module,
-                example,
-                cost,
-                keep,
-                guide=(lambda model: macs(model, example)) if latency else None,
-                measurements=measurements,
-                protect=compression.protect,
-                rounds=compression.rounds,
-                recover=recover,
-            )
-            return smaller, _edited(architecture, resize_between(module, smaller))
-        case Factorize():
-            energy, rank = compression.energy, compression.rank
-            smaller, ranks = factorize(module, example, energy=energy, rank=rank, layers=compression.layers)
-            recover(smaller)
-            return smaller, _edited(architecture, {"kind": LOW_RANK, "layers": ranks})
-        case Sparsify():
-            smaller = sparsify(module, share=compression.share, pattern=compression.pattern)
-            with holding_zeros(smaller):
+    with _named(compression.kind):
+        match compression:
+            case Prune():
+                cost, keep = _cost(compression, example, latency)
+                smaller = prune(
+                    module,
+                    example,
+                    cost,
+                    keep,
+                    guide=(lambda model: macs(model, example)) if latency else None,
+                    measurements=measurements,
+                    protect=compression.protect,
+                    rounds=compression.rounds,
+                    recover=recover,
+                )
+                return smaller, _edited(architecture, resize_between(module, smaller))
+            case Factorize():
+                energy, rank = compression.energy, compression.rank
+                smaller, ranks = factorize(module, example, energy=energy, rank=rank, layers=compression.layers)
                 recover(smaller)
-            return smaller, architecture
+                return smaller, _edited(architecture, {"kind": LOW_RANK, "layers": ranks})
+            case Sparsify():
+                smaller = sparsify(module, share=compression.share, pattern=compression.pattern)
+                with holding_zeros(smaller):
+                    recover(smaller)
+                return smaller, architecture
     assert_never(compression)
+
+
+@contextmanager
+def _named(kind: str) -> Iterator[None]:
+    """Name the recipe's table in a refusal."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"compress: {kind}: {str(error).removeprefix(f'{kind}: ')}") from error
 
 
 def _cost(compression: Prune, example: torch.Tensor, latency: Cost | None) -> tuple[Cost, float]:

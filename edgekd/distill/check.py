@@ -31,7 +31,7 @@ def check_objective(work: Work[ObjectiveCheckConfig]) -> Facts:
 
     architecture = drafted(config.student, data)
     student = build(architecture, "student")
-    start(student, config.student, architecture)
+    start(student, config.student, architecture, data.labels)
     teacher = None if config.teacher is None else _built(config.teacher, architecture)
     answers = torch.randn(SAMPLES, len(data.labels)) if teacher is None else None
     distiller = Distiller(student, teacher, build_objective(config.objective, data.outputs))

@@ -37,7 +37,7 @@ def distill_student(work: Work[StudentConfig]) -> Facts:
     config, data = work.config, work.inputs["data"]
     architecture = fitted(config.student, data)
     module = build(architecture, "student")
-    fresh = start(module, config.student, architecture)
+    fresh = start(module, config.student, architecture, data.facts["labels"])
     teacher = load_module(work.inputs["teacher"].path, "teacher")[0] if "teacher" in work.inputs else None
     objective, outputs = build_objective(config.objective, data.facts["outputs"]), work.inputs.get("outputs")
     examples, validation = load_examples(data, outputs), load_validation(data, outputs)

@@ -1,5 +1,6 @@
 """The student of a recipe: how it is built for a task, and the weights that it starts from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -23,7 +24,7 @@ def fitted(student: Student, data: Artifact) -> Architecture:
     return _architecture(student, tuple(facts["input_shape"]), len(facts["labels"]), facts["vocabulary"], tokenizer)
 
 
-def start(module: nn.Module, student: Student, architecture: Architecture) -> tuple[str, ...]:
+def start(module: nn.Module, student: Student, architecture: Architecture, labels: Sequence[str]) -> tuple[str, ...]:
     """Fill a module with the weights that the recipe gives, if any; returns the names of those that a folder had in
     another size, which start anew.
 
@@ -32,7 +33,7 @@ def start(module: nn.Module, student: Student, architecture: Architecture) -> tu
     if student.folder is not None:
         from edgekd.models.transformers_folder import load_folder
 
-        return load_folder(module, student.folder, architecture)
+        return load_folder(module, student.folder, architecture, labels)
     if student.weights is not None:
         load_weights(module, student.weights, "student")
     return ()

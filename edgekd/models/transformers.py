@@ -62,13 +62,19 @@ class Projection(nn.Module):
 
     def __init__(self, patches: Any, turned: bool) -> None:
         super().__init__()
-        self.projection: nn.Conv2d = patches.projection
+        self.layer: nn.Module = patches.projection
         if turned:
-            self.projection.weight = nn.Parameter(self.projection.weight.detach().transpose(2, 3).contiguous())
-            self.projection.stride = self.projection.stride[::-1]
+            convolution = self.projection
+            convolution.weight = nn.Parameter(convolution.weight.detach().transpose(2, 3).contiguous())
+            convolution.stride = convolution.stride[::-1]
+
+    @property
+    def projection(self) -> nn.Conv2d:
+        """Where transformers looks for the dtype of the weights; the first of two thinner layers has it, too."""
+        return next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.projection(inputs).flatten(2).transpose(1, 2)
+        outputs: torch.Tensor = self.layer(inputs).flatten(2).transpose(1, 2)
         return outputs
 
 
@@ -83,7 +89,7 @@ class Patches(nn.Module):
         rows = embeddings.position_embeddings.detach().clone()
         rows[:, : self.first] += first.detach()
         if turned:
-            _, _, time, pitch = self.patch_embeddings.projection(torch.zeros(1, *shape)).shape
+            _, _, time, pitch = self.patch_embeddings.layer(torch.zeros(1, *shape)).shape
             patches = rows[:, self.first :].reshape(1, pitch, time, -1).transpose(1, 2).flatten(1, 2)
             rows = torch.cat([rows[:, : self.first], patches], dim=1)
         self.rows = nn.Parameter(rows)
@@ -131,8 +137,9 @@ def classifier(
 
 
 def adapted(model: Any, input_shape: Sequence[int], vocabulary: int | None, padding: int | None) -> Classifier:
-    """Wrap a model of transformers that has eager attention; it answers as before, and its parameters may have others
-    names. Raises UsageError if it cannot take such inputs.
+    """Wrap a model of transformers that has eager attention: it answers as before.
+
+    Raises UsageError if it cannot take such inputs.
     """
     import transformers
 

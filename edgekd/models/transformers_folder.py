@@ -1,6 +1,7 @@
 """Folders that `save_pretrained` of transformers wrote, as students: local files only, safetensors, no code in them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,18 @@ def read_folder(
     return Architecture(FOLDER_MODEL, args, input_shape, classes, vocabulary)
 
 
-def load_folder(module: nn.Module, folder: Path, architecture: Architecture) -> tuple[str, ...]:
+def load_folder(module: nn.Module, folder: Path, architecture: Architecture, labels: Sequence[str]) -> tuple[str, ...]:
     """Fill a module that was built by `read_folder` with the folder's weights.
+
+    labels: the data's classes; a head for classes of these names is put in their order.
 
     Returns the names of the parameters that start anew: those of a head with another number of classes. Raises
     UsageError if weights are missing, damaged or do not fit, or if the module does not answer as transformers does.
     """
     name = f"student.folder: {folder}"
     given = _config(folder, name)
-    before, given.num_labels = given.num_labels, architecture.classes
+    named, before = [str(label) for _, label in sorted(given.id2label.items())], given.num_labels
+    given.num_labels = architecture.classes
     made, report = _pretrained(folder, architecture.args["architecture"], given, name)
     if absent := sorted(report["missing_keys"]):
         raise UsageError(f"{name} has no weights for '{absent[0]}'; it was not trained as a classifier")
@@ -75,6 +79,7 @@ def load_folder(module: nn.Module, folder: Path, architecture: Architecture) -> 
     for key, tensor in made.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise UsageError(f"{name}: '{key}' holds NaN or infinity")
+    _in_order(made, named, labels)
     inputs, expected = _answers(made, architecture)
     with torch.no_grad():
         rewritten = adapted(made, architecture.input_shape, architecture.vocabulary, architecture.args["padding"])
@@ -130,6 +135,16 @@ def _pretrained(folder: Path, classifier: str, config: Any, name: str) -> tuple[
     except Exception as error:  # as above
         raise UsageError(f"{name} cannot be opened as {classifier} ({first_line(error)})") from error
     return made.eval(), report
+
+
+@torch.no_grad()
+def _in_order(made: Any, named: list[str], labels: Sequence[str]) -> None:
+    if sorted(named) != sorted(labels):
+        return
+    *_, head = (layer for layer in made.modules() if isinstance(layer, nn.Linear))
+    order = [named.index(label) for label in labels]
+    for parameter in head.parameters():
+        parameter.copy_(parameter[order])
 
 
 @torch.no_grad()

@@ -30,9 +30,11 @@ def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
     """Compare both ways: every learned quantizer must be in its place, every quantized tensor must follow from one.
 
     A quantized activation is placed by what it is computed from: the quantizers of the weights and activations behind
-    it, the same in the table as in the file. Operations that only move data keep their input's quantizer. A bias has
-    none of its own: its scale must be its input's times its weight's, rounded once to float32. Where activations are
-    float, integers that go in are pixels, and what looks like their scale is the normalisation.
+    it, the same in the table as in the file. Operations that only move data keep their input's quantizer; one that has
+    learned the very numbers of its input's, as the mean of saturated ReLU6 does, is told from these by nothing, and
+    stands for the same. A bias has none of its own: its scale must be its input's times its weight's, rounded once to
+    float32. Where activations are float, integers that go in are pixels, and what looks like their scale is the
+    normalisation.
     """
     search = _Search(table, graph)
     integers = any(entry.kind == "activation" for entry in table)
@@ -47,11 +49,15 @@ def read_back(table: Sequence[Quantizer], graph: FileGraph) -> Readback:
 
 @dataclass
 class _Search:
-    """The walk through a file: which quantizers each tensor rests on, which were found, what is wrong."""
+    """The walk through a file: which quantizers each tensor rests on, which were found, what is wrong.
+
+    alike: a quantizer that learned the numbers of the one that it is computed from -> that one.
+    """
 
     table: Sequence[Quantizer]
     graph: FileGraph
     reached: dict[int, frozenset[int]] = field(default_factory=dict)
+    alike: dict[int, int] = field(default_factory=dict)
     exact: set[int] = field(default_factory=set)
     places: dict[int, int] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
@@ -70,6 +76,7 @@ class _Search:
             )
             if only_moved or not output.scale:
                 self.reached[index] = sources
+                self.learned_again(output, sources)
             else:
                 self.place_activation(output, sources)
         self.check_bias(node, tensors)
@@ -85,6 +92,26 @@ class _Search:
         """Is it the quantizer that these numbers have had all the time, written down again?"""
         position = next(iter(sources))
         return position != UNKNOWN and bool(tensor.scale) and _holds(self.table[position], tensor)
+
+    def learned_again(self, tensor: FileTensor, sources: frozenset[int]) -> None:
+        """Count the next quantizer that learned the numbers which a tensor has kept."""
+        if not tensor.scale or UNKNOWN in sources:
+            return
+        for position in self.computed_from(sources):
+            if position not in self.exact and _holds(self.table[position], tensor):
+                self.exact.add(position)
+                self.tried.add(position)
+                self.alike[position] = next(iter(sources))
+                return
+
+    def computed_from(self, sources: frozenset[int]) -> list[int]:
+        """The activations of the table that rest on these quantizers."""
+        return [
+            position
+            for position, entry in enumerate(self.table)
+            if entry.kind == "activation"
+            and _fits(frozenset(self.alike.get(one, one) for one in entry.sources), sources)
+        ]
 
     def place_weight(self, tensor: FileTensor, node: FileNode) -> None:
         if not tensor.scale:
@@ -107,11 +134,7 @@ class _Search:
         if not tensor.scale:
             self.reached[tensor.index] = frozenset()
             return
-        candidates = [
-            position
-            for position, entry in enumerate(self.table)
-            if entry.kind == "activation" and _fits(frozenset(entry.sources), sources)
-        ]
+        candidates = self.computed_from(sources)
         fitting = [position for position in candidates if _holds(self.table[position], tensor)]
         free = [position for position in fitting if position not in self.exact] or fitting
         if free:

@@ -35,10 +35,6 @@ from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.readback import Readback, read_back
 
 TWO_SAMPLES = 2
-OF_ROUNDING = 2.0
-"""In a deep network each layer rounds what the ones before rounded otherwise: an output may be so many times as far off
-as rounding the biases alone moves it, where that is more than the target allows.
-"""
 FINEST = 1_000_000
 """Steps of a score that does not count samples."""
 WORDS: dict[Outputs, str] = {"classification": "class ", "multi-label": "labels ", "regression": ""}
@@ -78,10 +74,6 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
     form = output_of(config.output, kind)
     parity = compare_outputs(reference, answers, source.step, form, kind)
     limits = _limits(config.parity, reference, kind)
-    rounding = None
-    if source.program and parity.max_lsb is not None and limits.max_lsb is not None and parity.max_lsb > limits.max_lsb:
-        rounding = _rounding(source.program, test, reference, kind)
-        limits = dataclasses.replace(limits, max_lsb=max(limits.max_lsb, OF_ROUNDING * rounding))
     if form == "probabilities":
         answers = as_logits(answers, kind)
     if problem := _parity_problem(limits, parity, reference, answers, kind):
@@ -118,7 +110,6 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "parity": {
             **{name: value for name, value in dataclasses.asdict(parity).items() if name != "disagreeing"},
             "agrees": ALIKE[kind],
-            "rounding_lsb": rounding,
         },
         "limits": dataclasses.asdict(limits),
         "quantizers": {"learned": readback.learned, "exact": readback.exact, "float_layers": list(source.floats)},
@@ -129,12 +120,6 @@ def verify_export(work: Work[VerifyConfig]) -> Facts:
         "input": {**dataclasses.asdict(session.inputs[0]), "layout": layout(session)},
         "output": {**dataclasses.asdict(session.outputs[0]), "form": form},
     }
-
-
-def _rounding(program: QuantizedProgram, test: torch.Tensor, reference: np.ndarray, kind: Outputs) -> float:
-    """By how many steps an output changes at most if nothing but the biases is rounded, as a runtime does it."""
-    found = predict(program.with_rounded_biases(), test)
-    return compare_outputs(reference, found, program.output_scale, "logits", kind).max_lsb or 0.0
 
 
 def _teacher_quality(work: Work[VerifyConfig]) -> Facts:

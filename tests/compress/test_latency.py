@@ -48,7 +48,7 @@ def outline() -> Outline:
 @pytest.mark.slow
 def test_what_comes_back_was_measured_within_the_share_and_is_not_measured_again(tmp_path: Path) -> None:
     model, target = wide(), load_target("tflite-arm")
-    with share_of_latency(model, outline(), target, 0, memory=tmp_path) as share:
+    with share_of_latency(model, outline(), target, 0, tmp_path) as share:
         pruned = prune(model, EXAMPLE, share, 0.6, guide=partial(macs, example=EXAMPLE))
         found = share(pruned)
         assert 0 < found <= 0.6
@@ -59,7 +59,7 @@ def test_what_comes_back_was_measured_within_the_share_and_is_not_measured_again
         assert share(wide()) == 1.0
     noted = json.loads((tmp_path / "latency.json").read_text())
     assert 2 <= len(noted) <= 8
-    with share_of_latency(model, outline(), target, 0, memory=tmp_path) as share:
+    with share_of_latency(model, outline(), target, 0, tmp_path) as share:
         assert share(pruned) == found
     assert json.loads((tmp_path / "latency.json").read_text()) == noted
 

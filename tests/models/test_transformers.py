@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,14 +17,19 @@ from torch import nn
 from edgekd.compress import quantize
 from edgekd.compress.shrink import shrink
 from edgekd.errors import UsageError
+from edgekd.export.card import Card, output_of
+from edgekd.export.formats import export_program
 from edgekd.keys import Fingerprints
 from edgekd.models.build import Architecture, build, example_input, load_module, save_module
 from edgekd.models.cost import macs
 from edgekd.models.transformers_folder import load_folder, read_folder
 from edgekd.plan import make_plan
-from edgekd.recipe import Prune, Training, load_recipe, resolve_paths
+from edgekd.readers import read_graph
+from edgekd.recipe import Factorize, Prune, Training, load_recipe, resolve_paths
 from edgekd.resources import BUILT_IN_RECIPES
-from tests.distill.teachers.small import SENTENCES, data_of
+from edgekd.runtimes import open_session
+from edgekd.verify.readback import read_back
+from tests.distill.teachers.small import LABELS, SENTENCES, data_of
 from tests.models.folders import LENGTH, SHAPES, TEXTS, task_tokenizer, write
 
 PADDING = 0
@@ -43,7 +49,7 @@ def architecture(folder: Path, kind: str, classes: int = 3, **changes: Any) -> A
 def student(folder: Path, kind: str, **changes: Any) -> tuple[nn.Module, Architecture]:
     made = architecture(folder, kind, **changes)
     module = build(made, "student")
-    load_folder(module, folder, made)
+    load_folder(module, folder, made, LABELS)
     return module.eval(), made
 
 
@@ -82,6 +88,17 @@ def test_it_answers_as_transformers_does(kind: str, tmp_path: Path) -> None:
             wanted = model(inputs[:, 0] if kind == "ast" else inputs).logits
     torch.testing.assert_close(answers(module, inputs), wanted, rtol=1e-4, atol=1e-5)
     assert wanted.std(dim=0).min() > 0.001
+
+
+def test_layers_can_be_factorized(tmp_path: Path) -> None:
+    write(tmp_path, "vit")
+    module, made = student(tmp_path, "vit")
+    compression = Factorize(kind="factorize", rank=0.3, train=Training(epochs=1))
+    smaller, edited = shrink(compression, module, made, lambda model: None)
+    again = build(edited, "student")
+    again.load_state_dict(smaller.state_dict())
+    assert torch.equal(answers(again, inputs_of(made)), answers(smaller.eval(), inputs_of(made)))
+    assert "model.vit.embeddings.patch_embeddings.layer" in edited.edits[0]["layers"]
 
 
 def test_they_are_loaded_in_a_fresh_process_without_their_folders(tmp_path: Path) -> None:
@@ -135,7 +152,7 @@ def test_a_head_for_other_classes_starts_anew(kind: str, head: str, tmp_path: Pa
     kept = write(tmp_path, kind, classes=5).state_dict()
     made = architecture(tmp_path, kind, classes=2)
     module = build(made, "student")
-    assert load_folder(module, tmp_path, made) == (f"{head}.bias", f"{head}.weight")
+    assert load_folder(module, tmp_path, made, LABELS) == (f"{head}.bias", f"{head}.weight")
     assert answers(module, inputs_of(made)).shape == (4, 2)
     state = module.state_dict()
     same = [name for name in kept if f"model.{name}" in state and torch.equal(state[f"model.{name}"], kept[name])]
@@ -146,7 +163,18 @@ def test_a_head_for_other_classes_starts_anew(kind: str, head: str, tmp_path: Pa
 def test_a_head_for_these_classes_is_kept(tmp_path: Path) -> None:
     write(tmp_path, "vit")
     made = architecture(tmp_path, "vit")
-    assert load_folder(build(made, "student"), tmp_path, made) == ()
+    assert load_folder(build(made, "student"), tmp_path, made, LABELS) == ()
+
+
+@pytest.mark.parametrize("kind", ["bert", "ast", "resnet"])
+def test_classes_are_put_in_the_order_of_the_data(kind: str, tmp_path: Path) -> None:
+    order = [2, 0, 1]
+    write(tmp_path, kind, id2label={place: LABELS[at] for place, at in enumerate(order)})
+    module, made = student(tmp_path, kind)
+    plain = build(made, "student")
+    load_folder(plain, tmp_path, made, ("other", "names", "altogether"))
+    inputs = inputs_of(made)
+    torch.testing.assert_close(answers(module, inputs)[:, order], answers(plain.eval(), inputs), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])
@@ -180,6 +208,24 @@ def test_all_layers_become_integers(kind: str, tmp_path: Path) -> None:
     one, other = (answers(program.frozen(stored), inputs_of(made)) for stored in (True, False))
     assert torch.equal(one, other)
     assert (one - answers(program.model, inputs_of(made))).abs().max() <= 2 * program.output_scale
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "ast"])
+def test_an_integer_file_keeps_every_scale_and_leaves_no_operation_behind(kind: str, tmp_path: Path) -> None:
+    """Among them those of padded, joined and cut numbers, which are written down again behind these."""
+    write(tmp_path, kind)
+    module, made = student(tmp_path, kind)
+    program = quantize(module, inputs_of(made, 16))
+    card = Card("student", LABELS, output_of("logits", "classification"), {"input": "features"}, "classification")
+    file = export_program(program, "onnx", "int8", tmp_path, card)
+    found = read_back(program.table, read_graph(file))
+    assert (found.problems, found.exact) == ((), len(program.table))
+    session = open_session(file, runtime="onnxruntime")
+    assert session.placement().undelegated == ()
+    inputs = inputs_of(made)
+    wanted = answers(program.model, inputs).numpy()
+    given = np.concatenate([session.run(one[None].numpy()) for one in inputs])
+    assert np.abs(given - wanted).max() <= 8 * program.output_scale
 
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {

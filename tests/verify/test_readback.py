@@ -10,10 +10,11 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
-from edgekd.compress import quantize
+from edgekd.compress import QuantizedProgram, quantize
 from edgekd.errors import EdgekdError
 from edgekd.export.tflite import export
 from edgekd.export.tflite_pack import pack
+from edgekd.models.layers import mean
 from edgekd.readers.graph import FileGraph, bytes_moved, layout_changes
 from edgekd.readers.tflite import read_graph
 from edgekd.verify.readback import Readback, read_back
@@ -223,3 +224,45 @@ def test_a_layer_used_twice_has_one_scale_and_is_found(tmp_path: Path) -> None:
     result = read_back(program.table, read_graph(file))
     assert result.problems == ()
     assert result.exact == result.learned
+
+
+class Saturated(nn.Module):
+    """All of its numbers are 6: they are padded for one layer and averaged for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3)
+        self.second = nn.Conv2d(6, 6, 3, stride=2, padding=1)
+        self.last = nn.Linear(6, 3)
+        nn.init.constant_(self.first.bias, 20.0)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = nn.functional.relu6(self.first(inputs))
+        return self.last(mean(features) + mean(self.second(features)))
+
+
+@pytest.fixture(scope="module")
+def saturated(tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedProgram, bytes]:
+    torch.manual_seed(0)
+    program = quantize(Saturated(), torch.randn(32, 1, 8, 8))
+    file = tmp_path_factory.mktemp("saturated") / "model.tflite"
+    export(program.frozen(stored=False), program.example, file, "int8", UNLABELLED)
+    return program, file.read_bytes()
+
+
+def test_a_mean_that_learned_the_numbers_of_its_input_is_found(
+    saturated: tuple[QuantizedProgram, bytes], damaged: Path
+) -> None:
+    program, content = saturated
+    features, average = program.table[2], program.table[3]
+    assert (average.sources, average.scale, average.zero_point) == ((2,), features.scale, features.zero_point)
+    result = read_back(program.table, graph_of(content, damaged))
+    assert result.problems == ()
+    assert result.exact == result.learned
+
+
+def test_a_mean_that_does_not_hold_them_is_told(saturated: tuple[QuantizedProgram, bytes], damaged: Path) -> None:
+    program, content = saturated
+    average = dataclasses.replace(program.table[3], scale=(2 * program.table[3].scale[0],))
+    result = read_back((*program.table[:3], average, *program.table[4:]), graph_of(content, damaged))
+    assert f"'{average.tensor}'" in " ".join(result.problems)
