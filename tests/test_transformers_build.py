@@ -12,14 +12,20 @@ pytestmark = pytest.mark.slow
 
 RECIPE = f"""
 name = "bert"
-task = {{ kind = "text-classification", source = "edgekd.tasks.text:tsv_folder", data = "task", length = 12,
-  tokenizer = "bert/tokenizer.json", args = {{ names = {json.dumps(NAMES)} }} }}
 teacher = {{ kind = "transformers", folder = "bert" }}
 student = {{ folder = "bert" }}
 distill = {{ train = {{ epochs = 2, learning_rate = 1e-3 }} }}
 quantize = {{ train = {{ epochs = 1, learning_rate = 1e-4 }} }}
 measure = {{ protocol = "rapid" }}
 budgets = {{ below_student = 3 }}
+
+[task]
+kind = "text-classification"
+source = "edgekd.tasks.text:tsv_folder"
+args = {{ names = {json.dumps(NAMES)} }}
+data = "task"
+length = 12
+tokenizer = "bert/tokenizer.json"
 """
 
 
