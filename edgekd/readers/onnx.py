@@ -98,10 +98,16 @@ def _unpack(graph: Any) -> set[str]:
         content = np.frombuffer(tensor.raw_data or bytes(tensor.int32_data), dtype=np.uint8)
         tensor.CopyFrom(numpy_helper.from_array(unpacked(content, tensor.dims), tensor.name))
         names.add(tensor.name)
-    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in names]
-    given = {node.output[0]: node.input[0] for node in casts if node.attribute[0].i == TensorProto.INT8}
-    for node in [node for node in casts if node.output[0] in given]:
-        graph.node.remove(node)
+    casts = [
+        node
+        for node in graph.node
+        if node.op_type == "Cast"
+        and node.input[0] in names
+        and any(attribute.name == "to" and attribute.i == TensorProto.INT8 for attribute in node.attribute)
+    ]
+    given = {cast.output[0]: cast.input[0] for cast in casts}
+    for cast in casts:
+        graph.node.remove(cast)
     for node in graph.node:
         node.input[:] = [given.get(name, name) for name in node.input]
     return names
