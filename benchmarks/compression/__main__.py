@@ -29,7 +29,8 @@ from benchmarks.compression.rows import FLOAT, rows
 from benchmarks.compression.subjects import Compressed
 from benchmarks.distillation.materials import material
 from benchmarks.distillation.training import teacher
-from benchmarks.output import circumstances, folder
+from benchmarks.output import folder
+from benchmarks.surroundings import circumstances
 from edgekd.bench.interleaved import compare
 from edgekd.runtimes import open_session
 

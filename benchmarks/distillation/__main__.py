@@ -31,7 +31,8 @@ from benchmarks.distillation import plot, summary, throughput
 from benchmarks.distillation.loops import LOOPS
 from benchmarks.distillation.subjects import Subject, sentiment, spoken_digits
 from benchmarks.distillation.tables import AUDIO, TEXT, Table, by_unit, runs
-from benchmarks.output import circumstances, folder
+from benchmarks.output import folder
+from benchmarks.surroundings import circumstances
 
 RESULTS = Path(__file__).parents[1] / "results" / "distillation.json"
 PACKAGES = ("accelerate", "numpy", "scipy", "tokenizers", "torch")
