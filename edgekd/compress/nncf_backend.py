@@ -46,8 +46,8 @@ nncf.set_log_level(logging.ERROR)
 
 
 class _Arithmetic(ReferenceQuantize):  # type: ignore[misc]
-    """What NNCF's C++ extension computes, in plain torch, so that nothing is built at the first forward pass; but
-    numbers are rounded to the nearest multiple of the scale, as runtimes do.
+    """What NNCF's extensions in C++ and CUDA compute, in plain torch, so that nothing is built at the first forward
+    pass; but numbers are rounded to the nearest multiple of the scale, as runtimes do.
 
     NNCF rounds the distance from the low end of the range. Training moves that end a little below the zero of a ReLU,
     off the grid, and all numbers would be rounded up that much more often than a file rounds them.
@@ -63,9 +63,10 @@ class _Arithmetic(ReferenceQuantize):  # type: ignore[misc]
 
 
 _arithmetic = _Arithmetic(ReferenceBackendType.TORCH)
-nncf_extensions.QuantizedFunctionsCPU._loaded_namespace = SimpleNamespace(
-    Quantize_forward=_arithmetic.forward, Quantize_backward=_arithmetic.backward
-)
+for _functions in (nncf_extensions.QuantizedFunctionsCPU, nncf_extensions.QuantizedFunctionsCUDA):
+    _functions._loaded_namespace = SimpleNamespace(
+        Quantize_forward=_arithmetic.forward, Quantize_backward=_arithmetic.backward
+    )
 
 
 class Wrapped(nn.Module):
