@@ -230,8 +230,9 @@ def test_plan_shows_every_step_and_runs_nothing(cli: Cli, here: Path, tmp_path: 
 def test_plan_as_text_says_the_recipe_and_the_same_steps(cli: Cli):
     text, document = cli(*PLAN), cli(*PLAN, "--json").document
     assert text.code == 0
-    first, _, *rows, flight, device = text.stdout.splitlines()
+    first, student, _, *rows, flight, device = text.stdout.splitlines()
     assert "digits" in first
+    assert student == f"student: {document['student']}" == "student: ds_cnn"
     assert [line.split()[-1] for line in rows] == [step["key"][:16] for step in document["steps"]]
     assert all("to run" in line for line in rows[2:])
     assert flight.startswith("tflite-arm: exports, about ")
