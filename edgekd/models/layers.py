@@ -1,6 +1,8 @@
 """Building blocks that the model families share, all of them friendly to BN folding and int8."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -130,6 +132,39 @@ class InvertedResidual(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.layers(inputs)
         return inputs + outputs if self.added else outputs
+
+
+class Stage(NamedTuple):
+    """Inverted residuals in a row. channels: that come out, before the width multiplier. stride: of the first block.
+    gated: with squeeze-and-excite to a quarter of what comes in.
+    """
+
+    expansion: int
+    kernel: int
+    channels: int
+    blocks: int
+    stride: int
+    gated: bool = False
+
+
+def inverted_residuals(
+    stages: Sequence[Stage],
+    channels: int,
+    sides: Sequence[int],
+    scaled: Callable[[int], int],
+    activation: Activation = nn.ReLU,
+) -> tuple[list[nn.Module], int]:
+    """The blocks of all stages for maps of so many channels and these sides, and how many channels come out."""
+    blocks: list[nn.Module] = []
+    for stage in stages:
+        outputs = scaled(stage.channels)
+        for block in range(stage.blocks):
+            stride, sides = strided(sides, stage.stride if block == 0 else 1)
+            inner = channels * stage.expansion if stage.expansion > 1 else None
+            gate = partial(SqueezeExcite, squeezed=channels // 4, gate=nn.Sigmoid) if stage.gated else None
+            blocks.append(InvertedResidual(channels, outputs, stage.kernel, stride, inner, activation, gate))
+            channels = outputs
+    return blocks, channels
 
 
 class ConvNet(nn.Module):

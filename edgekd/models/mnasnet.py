@@ -1,23 +1,19 @@
 """MnasNet-A1: inverted residuals that a search on a phone has found (Tan et al. 2019)."""
 
 from collections.abc import Sequence
-from functools import partial
 
-from torch import nn
-
-from edgekd.models.layers import ConvNet, InvertedResidual, SqueezeExcite, conv_bn_relu, scaler, strided
+from edgekd.models.layers import ConvNet, Stage, conv_bn_relu, inverted_residuals, scaler, strided
 
 STEM, HEAD = 32, 1280
 STAGES = (
-    (1, 3, 16, 1, 1, False),
-    (6, 3, 24, 2, 2, False),
-    (3, 5, 40, 3, 2, True),
-    (6, 3, 80, 4, 2, False),
-    (6, 3, 112, 2, 1, True),
-    (6, 5, 160, 3, 2, True),
-    (6, 3, 320, 1, 1, False),
+    Stage(1, 3, 16, 1, 1),
+    Stage(6, 3, 24, 2, 2),
+    Stage(3, 5, 40, 3, 2, True),
+    Stage(6, 3, 80, 4, 2),
+    Stage(6, 3, 112, 2, 1, True),
+    Stage(6, 5, 160, 3, 2, True),
+    Stage(6, 3, 320, 1, 1),
 )
-"""Expansion, kernel, channels, blocks, the stride of the first block, squeeze-and-excite."""
 
 
 def mnasnet(
@@ -37,14 +33,7 @@ def mnasnet(
     scaled = scaler(width)
     channels = scaled(STEM)
     stride, sides = strided(input_shape[1:], stem_stride)
-    layers: list[nn.Module] = [conv_bn_relu(input_shape[0], channels, 3, stride)]
-    for expansion, kernel, plain, blocks, first, gated in STAGES:
-        for block in range(blocks):
-            outputs = scaled(plain)
-            stride, sides = strided(sides, first if block == 0 else 1)
-            inner = channels * expansion if expansion > 1 else None
-            gate = partial(SqueezeExcite, squeezed=channels // 4, gate=nn.Sigmoid) if gated else None
-            layers.append(InvertedResidual(channels, outputs, kernel, stride, inner, nn.ReLU, gate))
-            channels = outputs
-    layers.append(conv_bn_relu(channels, HEAD, 1))
-    return ConvNet(layers, HEAD, classes, dropout)
+    stem = conv_bn_relu(input_shape[0], channels, 3, stride)
+    blocks, channels = inverted_residuals(STAGES, channels, sides, scaled)
+    last = conv_bn_relu(channels, HEAD, 1)
+    return ConvNet([stem, *blocks, last], HEAD, classes, dropout)

@@ -4,11 +4,18 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from edgekd.models.layers import ConvNet, InvertedResidual, conv_bn_relu, scaler, strided
+from edgekd.models.layers import ConvNet, Stage, conv_bn_relu, inverted_residuals, scaler, strided
 
 STEM, HEAD = 32, 1280
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, channels, blocks, and the stride of the first block."""
+STAGES = (
+    Stage(1, 3, 16, 1, 1),
+    Stage(6, 3, 24, 2, 2),
+    Stage(6, 3, 32, 3, 2),
+    Stage(6, 3, 64, 4, 2),
+    Stage(6, 3, 96, 3, 1),
+    Stage(6, 3, 160, 3, 2),
+    Stage(6, 3, 320, 1, 1),
+)
 
 
 def mobilenet_v2(
@@ -28,13 +35,7 @@ def mobilenet_v2(
     scaled = scaler(width)
     channels, head = scaled(STEM), max(HEAD, scaled(HEAD))
     stride, sides = strided(input_shape[1:], stem_stride)
-    layers: list[nn.Module] = [conv_bn_relu(input_shape[0], channels, 3, stride, activation=nn.ReLU6)]
-    for expansion, plain, blocks, first in STAGES:
-        for block in range(blocks):
-            outputs = scaled(plain)
-            stride, sides = strided(sides, first if block == 0 else 1)
-            inner = channels * expansion if expansion > 1 else None
-            layers.append(InvertedResidual(channels, outputs, 3, stride, inner, nn.ReLU6))
-            channels = outputs
-    layers.append(conv_bn_relu(channels, head, 1, activation=nn.ReLU6))
-    return ConvNet(layers, head, classes, dropout)
+    stem = conv_bn_relu(input_shape[0], channels, 3, stride, activation=nn.ReLU6)
+    blocks, channels = inverted_residuals(STAGES, channels, sides, scaled, nn.ReLU6)
+    last = conv_bn_relu(channels, head, 1, activation=nn.ReLU6)
+    return ConvNet([stem, *blocks, last], head, classes, dropout)
