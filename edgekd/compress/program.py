@@ -15,11 +15,12 @@ from torch.nn.utils import parametrize
 from edgekd.compress import nncf_backend
 from edgekd.compress.fold import fold_batch_norm
 from edgekd.compress.quantizers import Quantizer, output_scale
+from edgekd.compress.weights import Layer
 from edgekd.errors import ExportError
 from edgekd.models.build import Architecture, build, example_input, write_tensors
 
 ops = torch.ops.quantized_decomposed
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
+WEIGHTED = Layer | nn.Embedding
 
 
 @dataclass(frozen=True)

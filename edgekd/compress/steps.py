@@ -75,7 +75,8 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     deterministic(work.seed)
     student, data = work.inputs["student"], work.inputs["data"]
     module, _ = load_module(student.path, "student")
-    learning, training = _Learning.of(work), work.config.quantization.train
+    config = work.config.quantization
+    learning, training = _Learning.of(work), config.train
 
     def train(model: nn.Module) -> None:
         assert training is not None
@@ -86,7 +87,6 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     layers: list[dict[str, Any]] = []
 
     def choose(model: nn.Module, example: torch.Tensor) -> tuple[str, ...]:
-        config = work.config.quantization
         samples = _judging(work, module, learning)
         if config.sensitivity:
             layers.extend(dataclasses.asdict(one) for one in sensitivity(model, example, samples))
@@ -95,8 +95,8 @@ def quantize_student(work: Work[QuantizeConfig]) -> Facts:
     calibration = _calibration(learning.examples.inputs[0], work.config, work.seed)
     outputs = _numbers(learning.examples) if data.facts["outputs"] == "regression" else None
     pixels = pixel_range(data.facts["preprocessing"])
-    bits = work.config.quantization.weight_bits
-    program = quantize(module, calibration, train if training else None, pixels, outputs, choose, bits)
+    judge = choose if config.sensitivity or config.mixed else None
+    program = quantize(module, calibration, train if training else None, pixels, outputs, judge, config.weight_bits)
     save_program(program, student.file("architecture.json"), work.out)
     write_table(program.table, work.out / "table.json")
     _check_restored(program, work, learning.examples.inputs[0][:64])

@@ -1,4 +1,6 @@
-"""Folders that `save_pretrained` of transformers wrote, as students: local files only, safetensors, no code in them."""
+"""Folders that `save_pretrained` of transformers wrote, as students and as teachers: local files only, safetensors, no
+code in them.
+"""
 
 import json
 from collections.abc import Sequence
@@ -30,6 +32,31 @@ TOLD = {TOKENS: "token ids", IMAGE: "images, or log-mel features of recordings,"
 TOLERANCE = 1e-3
 
 
+def require_config(folder: Path, name: str) -> None:
+    """Raise UsageError for a folder without config.json. name: what a message calls the folder."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{name} is not the folder of a transformers model (no config.json)")
+
+
+def pretrained(folder: Path, classifier: str, name: str, **settings: Any) -> tuple[Any, Any]:
+    """A folder's model as this class of transformers, float32 and in eval mode, and what was found when it was loaded.
+
+    settings: those of `from_pretrained`. Raises UsageError if it cannot be opened so or lacks weights.
+    """
+    import transformers
+
+    try:
+        with quiet():
+            made, report = getattr(transformers, classifier).from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **settings, **LOCAL
+            )
+    except Exception as error:  # transformers raises whatever its readers run into
+        raise UsageError(f"{name} cannot be opened as {classifier} ({first_line(error)})") from error
+    if absent := sorted(report["missing_keys"]):
+        raise UsageError(f"{name} has no weights for '{absent[0]}'; it was not trained as a classifier")
+    return made.eval(), report
+
+
 def read_folder(
     folder: Path, input_shape: tuple[int, ...], classes: int, vocabulary: int | None, tokenizer: Path | None
 ) -> Architecture:
@@ -38,8 +65,7 @@ def read_folder(
     Raises UsageError if it is no classifier that takes such inputs, or if its tokenizer is not the task's.
     """
     name = f"student.folder: {folder}"
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"{name} is not the folder of a transformers model (no config.json)")
+    require_config(folder, name)
     config = _config(folder, name)
     classifier = next(iter(config.architectures or ()), "nothing that it names")
     kind = _class_of(classifier, name)
@@ -68,9 +94,14 @@ def load_folder(module: nn.Module, folder: Path, architecture: Architecture, lab
     given = _config(folder, name)
     named, before = [str(label) for _, label in sorted(given.id2label.items())], given.num_labels
     given.num_labels = architecture.classes
-    made, report = _pretrained(folder, architecture.args["architecture"], given, name)
-    if absent := sorted(report["missing_keys"]):
-        raise UsageError(f"{name} has no weights for '{absent[0]}'; it was not trained as a classifier")
+    made, report = pretrained(
+        folder,
+        architecture.args["architecture"],
+        name,
+        config=given,
+        attn_implementation="eager",
+        ignore_mismatched_sizes=True,
+    )
     for key, found, wanted in sorted(report["mismatched_keys"]):
         if (found[0], wanted[0]) != (before, architecture.classes) or before == architecture.classes:
             raise UsageError(
@@ -115,26 +146,6 @@ def _padding(folder: Path, tokenizer: Path | None, name: str) -> int:
         has = "and the task has another" if own.is_file() else "but there is none"
         raise UsageError(f"{name}: its words are those of its {TOKENIZER_FILE}, {has}; set task.tokenizer to that file")
     return padding_of(own)
-
-
-def _pretrained(folder: Path, classifier: str, config: Any, name: str) -> tuple[Any, Any]:
-    import transformers
-
-    try:
-        with quiet():
-            made, report = getattr(transformers, classifier).from_pretrained(
-                folder,
-                config=config,
-                attn_implementation="eager",
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-                **LOCAL,
-            )
-    except Exception as error:  # as above
-        raise UsageError(f"{name} cannot be opened as {classifier} ({first_line(error)})") from error
-    return made.eval(), report
 
 
 @torch.no_grad()

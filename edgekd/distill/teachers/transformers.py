@@ -16,10 +16,10 @@ from edgekd.distill.teachers.answers import Source, given_to
 from edgekd.distill.teachers.samples import Batch, Samples
 from edgekd.errors import UsageError, first_line
 from edgekd.models.evaluate import fastest_device
+from edgekd.models.transformers_folder import LOCAL, pretrained, require_config
 from edgekd.quiet import quiet
 from edgekd.tasks.text import TOKENIZER_FILE, UNKNOWN, same_tokenizer
 
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
 CLASSIFIERS = {
     "image": "AutoModelForImageClassification",
     "audio": "AutoModelForAudioClassification",
@@ -40,9 +40,9 @@ def open_folder(config: TransformersFolder, samples: Samples, name: str) -> Sour
     Raises UsageError if the folder is no such model or lacks weights, or if it cannot be given the task's samples.
     """
     folder, modality = config.folder, str(samples.facts["task"]).partition("-")[0]
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"{name}: {folder} is not the folder of a transformers model (no config.json)")
-    model = _model(folder, CLASSIFIERS[modality], name)
+    require_config(folder, f"{name}: {folder}")
+    model, _ = pretrained(folder, CLASSIFIERS[modality], f"{name}: {folder}")
+    model = model.to(fastest_device())
     given = _given(config, model, samples, modality, name)
 
     @torch.no_grad()
@@ -54,21 +54,6 @@ def open_folder(config: TransformersFolder, samples: Samples, name: str) -> Sour
     named = [str(label) for _, label in sorted(model.config.id2label.items())]
     labels = () if any(label.startswith(UNNAMED) for label in named) else named
     return Source(numbers, name, config.labels or labels, config.outputs or "logits", model.num_parameters())
-
-
-def _model(folder: Path, classifier: str, name: str) -> Any:
-    import transformers
-
-    try:
-        with quiet():
-            model, report = getattr(transformers, classifier).from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **LOCAL
-            )
-    except Exception as error:  # transformers raises whatever its readers run into
-        raise UsageError(f"{name}: {folder} cannot be opened as {classifier} ({first_line(error)})") from error
-    if absent := sorted(report["missing_keys"]):
-        raise UsageError(f"{name}: {folder} has no weights for '{absent[0]}'; it was not trained as a classifier")
-    return model.eval().to(fastest_device())
 
 
 def _given(config: TransformersFolder, model: Any, samples: Samples, modality: str, name: str) -> Given:
