@@ -41,14 +41,22 @@ def browse(page: Path, profile: Path, *arguments: str) -> str:
 
 @pytest.mark.browser
 @needs_browser
-def test_the_page_shows_what_the_json_says(digits: Built, tmp_path: Path) -> None:
-    artifact = json.loads((digits.home / "report.json").read_text())["artifacts"][0]
-    page = browse(digits.home / "report.html", tmp_path, "--dump-dom")
+@pytest.mark.parametrize(("why_not_valid", "pictures"), [(None, 3), ("a spread of 9.1 %", 2)])
+def test_the_page_shows_what_the_json_says(
+    digits: Built, tmp_path: Path, why_not_valid: str | None, pictures: int
+) -> None:
+    document = json.loads((digits.home / "report.json").read_text())
+    artifact = document["artifacts"][0]
+    artifact["measurements"][0] |= {"valid": why_not_valid is None, "why_not_valid": why_not_valid}
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    assert edgekd(tmp_path, "report", ".").code == 0
+    page = browse(tmp_path / "report.html", tmp_path / "profile", "--dump-dom")
     text = re.sub(r"<[^>]+>", " ", page)
     assert f"{100 * artifact['accuracy']['exported']:.2f}" in text
     assert f"{artifact['quantizers']['exact']} of {artifact['quantizers']['learned']} exact" in text
     assert artifact["sha256"] in text
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == pictures
+    assert (f"not valid: {why_not_valid}" in text) == (why_not_valid is not None)
 
 
 @pytest.mark.browser
