@@ -171,7 +171,9 @@ def _preflight_step(name: str, target: Target, recipe: Recipe, quantization: Qua
     return Step(
         f"preflight[{name}]",
         "edgekd.verify.preflight:preflight",
-        PreflightConfig(recipe.task, recipe.student, target, quantization.weight_bits),
+        PreflightConfig(
+            recipe.task, recipe.student, target, quantization.weight_bits, quantization.calibration_samples
+        ),
         PREFLIGHT,
         packages=(*_data_packages(recipe), *QUANTIZING, *EXPORTING[target.format], *RUNTIMES[target.runtime]),
         modules=(*_data_modules(recipe), *_student_modules(recipe)),

@@ -95,12 +95,15 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class PreflightConfig:
-    """What is tried before it is trained: a student on a task's data, for a target."""
+    """What is tried before it is trained: a student on a task's data, for a target, and if there are as many samples
+    to calibrate it on as are asked for.
+    """
 
     task: Task
     student: Student
     target: Target
     weight_bits: int
+    calibration_samples: int | None
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def test_the_function_of_every_step_is_there(plan: Planned):
         ("distill.weight=0.5", OF_THE_STUDENT),
         ("distill.train.epochs=31", OF_THE_STUDENT - {OBJECTIVE}),
         ("quantize.train.epochs=5", {"program", "export[tflite int8]", *VERIFY, MEASURE}),
-        ("quantize.calibration_samples=128", {"program", "export[tflite int8]", *VERIFY, MEASURE}),
+        ("quantize.calibration_samples=128", {*PREFLIGHT, "program", "export[tflite int8]", *VERIFY, MEASURE}),
         ("budgets.bytes=100000", {*VERIFY, MEASURE}),
         ("budgets.below_student=1.0", {*VERIFY, MEASURE}),
         ("measure.protocol=full", {MEASURE}),

@@ -24,7 +24,7 @@ from edgekd.distill.logs import keep
 from edgekd.distill.objectives import build_objective
 from edgekd.distill.steps import model_facts
 from edgekd.distill.trainer import fit
-from edgekd.errors import GateError, UsageError
+from edgekd.errors import GateError
 from edgekd.models.build import load_architecture, load_module, save_module
 from edgekd.models.evaluate import predict, quality
 from edgekd.recipe import MixedPrecision, Training
@@ -134,12 +134,8 @@ def restore_program(artifact: Artifact) -> QuantizedProgram:
 
 
 def _calibration(inputs: torch.Tensor, config: QuantizeConfig, seed: int) -> torch.Tensor:
-    asked = config.quantization.calibration_samples
-    if asked is not None and asked > len(inputs):
-        raise UsageError(
-            f"quantize.calibration_samples: {asked} are asked for, the training split has {len(inputs)}; ask for fewer"
-        )
-    return inputs[_drawn(np.arange(len(inputs)), asked or CALIBRATION_SAMPLES, seed)]
+    asked = config.quantization.calibration_samples or CALIBRATION_SAMPLES
+    return inputs[_drawn(np.arange(len(inputs)), asked, seed)]
 
 
 def _drawn(places: np.ndarray, count: int, seed: int) -> torch.Tensor:

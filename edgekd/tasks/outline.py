@@ -16,13 +16,14 @@ from edgekd.tasks.source import load
 
 @dataclass(frozen=True)
 class Outline:
-    """input_shape: that of one sample. vocabulary: how many token ids there are, or None. tokenizer: the file of a task
-    that has one.
+    """input_shape: that of one sample. train_samples: in the training split. vocabulary: how many token ids there are,
+    or None. tokenizer: the file of a task that has one.
     """
 
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]
     outputs: Outputs
+    train_samples: int
     vocabulary: int | None
     preprocessing: Mapping[str, Any]
     tokenizer: Path | None = None
@@ -31,22 +32,24 @@ class Outline:
 def outline(task: Task, seed: int) -> Outline:
     """Load the data and look at its first sample. Raises UsageError if it cannot be used."""
     data = load(task, seed)
+    samples = len(data.train.labels)
     if isinstance(task, ImageTask):
         first = image.check_images("train", Split(data.train.inputs[:1], data.train.labels[:1]))
         height, width, channels = first.shape[1:]
         normalisation = {"input": "raw pixels", "mean": task.mean, "std": task.std}
-        return Outline((channels, height, width), data.labels, task.outputs, None, normalisation)
+        return Outline((channels, height, width), data.labels, task.outputs, samples, None, normalisation)
     if isinstance(task, AudioTask):
         features = audio.log_mel(task, np.zeros((1, audio.clip_samples(task))))
-        return Outline((1, *features.shape[1:]), data.labels, task.outputs, None, {"input": audio.FEATURES})
+        return Outline((1, *features.shape[1:]), data.labels, task.outputs, samples, None, {"input": audio.FEATURES})
     size, said = text.vocabulary_size(task), {"input": "token ids"}
-    return Outline((task.length,), data.labels, task.outputs, size, said, task.tokenizer)
+    return Outline((task.length,), data.labels, task.outputs, samples, size, said, task.tokenizer)
 
 
 def outline_of(facts: Mapping[str, Any]) -> Outline:
     """That of data that are prepared."""
     shape, labels = tuple(facts["input_shape"]), tuple(facts["labels"])
-    return Outline(shape, labels, facts["outputs"], facts["vocabulary"], facts["preprocessing"])
+    samples, vocabulary = facts["train_samples"], facts["vocabulary"]
+    return Outline(shape, labels, facts["outputs"], samples, vocabulary, facts["preprocessing"])
 
 
 def noise(data: Outline, count: int, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from edgekd.artifact import Facts
-from edgekd.errors import GateError
+from edgekd.errors import GateError, UsageError
 from edgekd.export.card import Card, output_of
 from edgekd.export.draft import SAMPLES, draft
 from edgekd.models.build import build, example_input
@@ -24,11 +24,17 @@ from edgekd.verify.readback import read_back
 def preflight(work: Work[PreflightConfig]) -> Facts:
     """Quantize the student on noise, export it, read its scales back and look at where its operations run.
 
-    Raises UsageError if data and student do not fit, ExportError naming the operation and the layer that the format
-    does not have, GateError for operations beyond the target's limits.
+    Raises UsageError if data and student do not fit or there are fewer samples than it is to be calibrated on,
+    ExportError naming the operation and the layer that the format does not have, GateError for operations beyond the
+    target's limits.
     """
     deterministic(work.seed)
     config, data = work.config, outline(work.config.task, work.seed)
+    if (config.calibration_samples or 0) > data.train_samples:
+        raise UsageError(
+            f"quantize.calibration_samples: {config.calibration_samples} are asked for, the training split has "
+            f"{data.train_samples}; ask for fewer"
+        )
     target, architecture = config.target, drafted(config.student, data)
     module, example = build(architecture, "student"), example_input(architecture)
     output = output_of(target.output, data.outputs)

@@ -150,6 +150,15 @@ def test_a_build_with_such_a_student_ends_before_anything_is_trained(here: Path)
     assert not list(here.glob("build/*/onnx"))
 
 
+def test_more_calibration_samples_than_there_are_is_refused_before_anything_is_trained(here: Path) -> None:
+    asked = ("--set", "quantize.calibration_samples=1500")
+    run = edgekd(here, "build", *arguments("good", "onnx"), *asked)
+    assert run.code == 2
+    words = "quantize.calibration_samples: 1500 are asked for, the training split has 1437; ask for fewer"
+    assert run.stderr.splitlines()[-1] == f"edgekd: {words}"
+    assert kept(here) == {OBJECTIVE}
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A good student planned twice, then built: what was printed, and what was in the store after each."""
