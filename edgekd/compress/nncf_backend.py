@@ -22,6 +22,7 @@ from nncf.quantization.advanced_parameters import (
     OverflowFix,
     QuantizationParameters,
 )
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from nncf.torch.function_hook import get_hook_storage
 from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
@@ -89,11 +90,12 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
     """Insert int8 quantizers, calibrated on `calibration` (float32, shape (N, ...)), into a copy of the model.
 
     Weights are symmetric and per channel, -127 to 127, or -7 to 7 where `weight_bits` is 4; activations are asymmetric
-    and per tensor, because a frozen per-channel activation does not exist in the exported formats. An embedding has 8
-    bits and one scale, so that looking up rows leaves 8-bit numbers of one scale. The output is quantized as well, and
-    so is that of every linear layer and convolution: no runtime has an integer kernel for one that gives floats.
-    Weights of one dimension, as a normalisation has, stay float. Nothing is rescaled behind the user's back: no
-    overflow fix, no SmoothQuant, no bias correction.
+    and per tensor, because a frozen per-channel activation does not exist in the exported formats, and go from the
+    smallest to the largest number that there is in any sample. An embedding has 8 bits and one scale, so that looking
+    up rows leaves 8-bit numbers of one scale. The output is quantized as well, and so is that of every linear layer and
+    convolution: no runtime has an integer kernel for one that gives floats. Weights of one dimension, as a
+    normalisation has, stay float. Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias
+    correction.
     """
     samples = [sample[None].clone() for sample in calibration]
     example = torch.zeros_like(calibration[:1]).contiguous()
@@ -103,6 +105,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
         disable_bias_correction=True,
         weights_quantization_params=QuantizationParameters(narrow_range=True),
         activations_quantization_params=QuantizationParameters(per_channel=False),
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1, convolution=-1),
     )
     with quiet():
@@ -116,7 +119,6 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
         )
     _adapt_weight_quantizers(quantized, example, weight_bits)
     _close_layers(quantized, example, samples)
-    _open_single_numbers(quantized, example, samples)
     _close_joins(quantized, example)
     _quantize_addends(quantized, example)
     return quantized
@@ -301,9 +303,9 @@ def _narrow(quantizer: BaseQuantizer, bits: int, weight: torch.Tensor) -> None:
 
 
 def _close_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
-    """Put a quantizer behind every linear layer and convolution that has none, with the mean of the samples' smallest
-    and largest outputs as its range, which is how the others are calibrated. Where some users of a layer had one
-    already, it goes: numbers are not quantized twice.
+    """Put a quantizer behind every linear layer and convolution that has none, with the samples' smallest and largest
+    output as its range, as the others have. Where some users of a layer had one already, it goes: numbers are not
+    quantized twice.
     """
     graph = build_nncf_graph(model, example)
     open_layers = [
@@ -321,8 +323,7 @@ def _close_layers(model: nn.Module, example: torch.Tensor, samples: Sequence[tor
     for handle in handles:
         handle.remove()
     for name, observer in observers.items():
-        low, high = (torch.stack(values).mean() for values in (observer.lows, observer.highs))
-        hooks_of(model).register_post_function_hook(name, 0, _quantizer(low, high, False))
+        hooks_of(model).register_post_function_hook(name, 0, _quantizer(observer.low, observer.high, False))
     _drop_second_quantizers(model, example)
 
 
@@ -386,43 +387,15 @@ def _hook_of(parameter: Any) -> str:
     return str(parameter.node_name.removeprefix(HOOKS_PREFIX).rpartition(".")[0])
 
 
-def _open_single_numbers(model: nn.Module, example: torch.Tensor, samples: Sequence[torch.Tensor]) -> None:
-    """Give each quantizer that sees one number a sample the range of all samples: the mean of the samples' smallest and
-    largest numbers is a point there.
-    """
-    seen: dict[nn.Module, list[torch.Tensor]] = {}
-
-    def note(quantizer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if inputs[0].numel() == 1:
-            seen.setdefault(quantizer, []).append(inputs[0])
-
-    quantizers = [one.quantizer for one in quantizers_of(model, example) if not one.is_weight]
-    handles = [one.register_forward_pre_hook(note) for one in quantizers if isinstance(one, AsymmetricQuantizer)]
-    with torch.no_grad():
-        model(example)
-        for sample in samples if seen else ():
-            model(sample)
-    for handle in handles:
-        handle.remove()
-    for quantizer, (_, *values) in seen.items():
-        low, high = torch.stack(values).aminmax()
-        if isinstance(quantizer, AsymmetricQuantizer) and low < high:
-            with torch.no_grad():
-                quantizer.input_low.fill_(low)
-                quantizer.input_range.fill_(high - low)
-
-
 class _Observer(nn.Module):
-    """Passes a tensor on and keeps its smallest and largest value."""
+    """Passes tensors on and keeps the smallest and the largest number of all."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lows: list[torch.Tensor] = []
-        self.highs: list[torch.Tensor] = []
+        self.low, self.high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
-        self.lows.append(outputs.min())
-        self.highs.append(outputs.max())
+        self.low, self.high = torch.minimum(self.low, outputs.min()), torch.maximum(self.high, outputs.max())
         return outputs
 
 

@@ -26,9 +26,9 @@ def quantize(
     quantizer ranges alike; without it the calibrated ranges stay (post-training quantization). input_range: the real
     values of the smallest and the largest int8 input where they are known; then the input's quantizer is not trained.
     output_range: the numbers that must come out, where they count themselves and not by their order: the calibration
-    takes the mean of the samples' smallest and largest outputs, and cuts off what is beyond. choose: names the layers
-    that stay float, given the calibrated model and zeros of shape (1, ...); see `edgekd.compress.sensitivity`.
-    weight_bits: 8, or 4 for the weights of linear and convolution layers.
+    knows those of its samples alone. choose: names the layers that stay float, given the calibrated model and zeros of
+    shape (1, ...); see `edgekd.compress.sensitivity`. weight_bits: 8, or 4 for the weights of linear and convolution
+    layers.
 
     The model that is passed in stays as it is. Raises UsageError if it is quantized already, or for calibration samples
     that are not finite; ExportError if torch.export cannot trace it.

@@ -42,7 +42,7 @@ def wide() -> nn.Module:
 
 
 def outline() -> Outline:
-    return Outline((1, 24, 24), ("a", "b", "c", "d"), "classification", None, {"input": "features"})
+    return Outline((1, 24, 24), ("a", "b", "c", "d"), "classification", 96, None, {"input": "features"})
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_a_frozen_program_answers_like_the_trained_model(request: pytest.Fixture
     trained, frozen = answers(program.model), answers(program.frozen(stored=False))
     steps = (frozen - trained).abs().max() / program.table[-1].scale[0]
     assert steps < 2.5
-    assert trained.unique().numel() > 100
+    assert trained.unique().numel() > 50
 
 
 def test_freezing_leaves_the_program_as_it_was(program: QuantizedProgram) -> None:

@@ -134,19 +134,17 @@ def test_a_known_input_range_holds_for_inputs_of_one_sign(sign: float, low: floa
     assert (found.low, found.high) == (-128, 127)
 
 
-def test_the_mean_of_the_samples_ranges_cuts_off_what_is_beyond_and_an_output_range_does_not() -> None:
+def test_a_calibrated_range_holds_every_sample_and_an_output_range_replaces_it() -> None:
     original = model().eval()
     with torch.no_grad():
-        expected = original(inputs())
-    low, high = float(expected.min()), float(expected.max())
-    cut, whole = quantize(original, inputs()), quantize(original, inputs(), None, None, (low, high))
-    assert cut.output_scale * 255 < high - low
-    assert whole.output_scale == pytest.approx((high - low) / 255, rel=0.01)
-    with torch.no_grad():
-        found = whole.model(inputs())
-    assert float(found.min()) == pytest.approx(low, abs=0.05 * (high - low))
-    assert float(found.max()) == pytest.approx(high, abs=0.05 * (high - low))
-    assert [one.scale for one in whole.table[:-1]] == [one.scale for one in cut.table[:-1]]
+        outputs = original(inputs())
+    low, high = float(outputs.min()), float(outputs.max())
+    calibrated, wider = quantize(original, inputs()), quantize(original, inputs(), None, None, (2 * low, 2 * high))
+    for found, share in ((calibrated, 1), (wider, 2)):
+        entry = found.table[-1]
+        assert entry.scale[0] == pytest.approx(share * (high - low) / 255, rel=0.01)
+        assert entry.scale[0] * (entry.low - entry.zero_point[0]) == pytest.approx(share * low, abs=entry.scale[0])
+    assert [one.scale for one in wider.table[:-1]] == [one.scale for one in calibrated.table[:-1]]
 
 
 def test_the_range_of_a_layer_with_a_single_output_is_that_of_all_samples() -> None:
