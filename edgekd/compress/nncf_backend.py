@@ -41,6 +41,7 @@ CARRIERS = (
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
 SLICE, ADDITIONS = "__getitem__", ("add", "__add__")
 JOINS, POOLS = ("cat", "pad", SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
+CALIBRATION_BATCH = 32
 SHARES = [share / 50 for share in range(50, 24, -1)]
 
 nncf.set_log_level(logging.ERROR)
@@ -97,7 +98,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
     normalisation has, stay float. Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias
     correction.
     """
-    samples = [sample[None].clone() for sample in calibration]
+    samples = calibration.split(CALIBRATION_BATCH)
     example = torch.zeros_like(calibration[:1]).contiguous()
     scheme = AdvancedQuantizationParameters(
         overflow_fix=OverflowFix.DISABLE,

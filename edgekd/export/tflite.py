@@ -32,18 +32,18 @@ def export(
     quantizers, by which its rounded weights are known again. int4: store weights of 4 bits as such where the runtime
     takes them; with float activations it takes none. Raises ExportError with the converter's reason.
     """
-    program = trace(model, example)
     try:
         with quiet():
             import litert_torch
 
+            converted, inputs = model, example
             if example.ndim == IMAGE_DIMENSIONS:
-                model = litert_torch.to_channel_last_io(model, args=[0])
-                example = example.permute(0, 2, 3, 1).contiguous()
+                converted, inputs = litert_torch.to_channel_last_io(model, args=[0]), example.permute(0, 2, 3, 1)
             config = _static_int8() if precision == "int8" else None
-            litert_torch.convert(model.eval(), (example,), quant_config=config).export(str(file))
+            litert_torch.convert(converted.eval(), (inputs.contiguous(),), quant_config=config).export(str(file))
     except Exception as error:
-        raise ExportError(f"TFLite export: litert-torch refused the model: {refusal(error, program)}") from error
+        why = refusal(error, trace(model, example))
+        raise ExportError(f"TFLite export: litert-torch refused the model: {why}") from error
     from edgekd.export.tflite_int4 import pack_weights
     from edgekd.export.tflite_metadata import with_metadata
     from edgekd.export.tflite_pack import foreign_ops, slim
