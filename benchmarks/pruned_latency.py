@@ -44,7 +44,7 @@ def students() -> dict[str, nn.Module]:
     torch.manual_seed(SEED)
     inputs, example = torch.randn(CALIBRATION, *shape), torch.zeros(1, *shape)
     whole, cost = settled(make(), inputs), partial(macs, example=example)
-    data = Outline(shape, DIGITS, "classification", None, {"input": "features"})
+    data = Outline(shape, DIGITS, "classification", CALIBRATION, None, {"input": "features"})
     with share_of_latency(whole, data, TARGET, SEED) as latency:
         by_latency = prune(whole, example, latency, SHARE, guide=cost)
     return {

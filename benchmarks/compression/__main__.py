@@ -3,9 +3,9 @@
 python -m benchmarks.compression --data-audio FOLDER --data-text FOLDER
     [--quick] [--only PART ...] [--cache FOLDER] [--json FILE]
 
-1. Tables, by student: `audio`, `text`, and `hard`, which post-training quantization harms. Every row starts from the
-   same float student, which was distilled; rows with a teacher have its answers beside the labels, in as many steps as
-   those without. Accuracy is that of the exported file on the test split, mean ± sd over seeds; bytes and
+1. Tables, by student: `audio`, `text`, and `hard`, which 4-bit weights harm. Every row starts from the same float
+   student, which was distilled; rows with a teacher have its answers beside the labels, in as many steps as those
+   without. Accuracy is that of the exported file on the test split, mean ± sd over seeds; bytes and
    multiply-accumulates (MACs) are means. `bare cut` is the accuracy before any recovery. Other tools calibrate on the
    same samples.
 2. Latency of the first seed's files: the time of a run over that of the float student's file in the same runtime, both

@@ -158,7 +158,7 @@ def _float(module: nn.Module, row: Row, case: Case, folder: Path) -> list[Path]:
 def _int8(module: nn.Module, row: Row, case: Case, folder: Path) -> list[Path]:
     deterministic(case.seed)
     training = partial(case.learn, training=case.subject.qat, taught=row.taught)
-    program = quantize(module, case.calibration, training if row.form == "qat" else None)
+    program = quantize(module, case.calibration, training if row.form == "qat" else None, weight_bits=row.bits)
     return [export_program(program, name, "int8", folder, card_of(case.subject.title, ())) for name in FORMATS]
 
 

@@ -9,6 +9,7 @@ from edgekd.compress.order import Shrinking
 from edgekd.recipe import Factorize, Prune
 
 FLOAT, PTQ, QAT, TAUGHT_QAT = "float student", "PTQ", "QAT", "QAT + distillation"
+PTQ_4, QAT_4, TAUGHT_QAT_4 = (f"{name}, 4-bit weights" for name in (PTQ, QAT, TAUGHT_QAT))
 HALF, HALF_INT8 = "pruned 50 %, distilled", "pruned 50 %, then int8"
 
 
@@ -16,13 +17,14 @@ HALF, HALF_INT8 = "pruned 50 %, distilled", "pruned 50 %, then int8"
 class Row:
     """cuts: in this order, each with its recovery. taught: recovery and QAT have the teacher beside the labels.
 
-    form: what is made of the float student, by edgekd or by another tool.
+    form: what is made of the float student, by edgekd or by another tool. bits: of quantized weights.
     """
 
     name: str
     form: Literal["float", "ptq", "qat", "onnxruntime", "nncf", "ai-edge-quantizer", "torchao"]
     cuts: tuple[Shrinking, ...] = ()
     taught: bool = True
+    bits: int = 8
 
 
 QUANTIZED = (
@@ -30,6 +32,9 @@ QUANTIZED = (
     Row(PTQ, "ptq"),
     Row(QAT, "qat", taught=False),
     Row(TAUGHT_QAT, "qat"),
+    Row(PTQ_4, "ptq", bits=4),
+    Row(QAT_4, "qat", taught=False, bits=4),
+    Row(TAUGHT_QAT_4, "qat", bits=4),
 )
 OTHERS = (
     Row("ONNX Runtime, static PTQ", "onnxruntime"),

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compression.rows import FLOAT, HALF_INT8, PTQ, QAT, TAUGHT_QAT
+from benchmarks.compression.rows import FLOAT, HALF_INT8, PTQ, PTQ_4, QAT, QAT_4, TAUGHT_QAT, TAUGHT_QAT_4
 from benchmarks.distillation.summary import NOISE, p_of
 from benchmarks.output import in_columns
 
 FORMATS = {"tflite": "TFLite", "onnx": "ONNX"}
 LOSS, WON_BACK = 2.0, 0.75
+TRAINED = ((QAT, PTQ), (TAUGHT_QAT, PTQ), (QAT_4, PTQ_4), (TAUGHT_QAT_4, PTQ_4))
+"""What is trained with quantizers, and the same without training."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ def lines(runs: Iterable[Mapping[str, Any]], times: Mapping[str, Mapping[str, An
 def claims(tables: Mapping[str, Mapping[str, Line]], tolerances: Mapping[str, float], hard: str) -> list[Claim]:
     """By table: half the multiply-accumulates in int8 where there is a tolerance in points, and QAT against PTQ.
 
-    hard: the table of the student that PTQ is to harm.
+    hard: the table of the student that PTQ with 4-bit weights is to harm.
     """
     found = [_half(name, tables[name], tolerance) for name, tolerance in tolerances.items()]
-    found += [_not_worse(name, made, row) for name, made in tables.items() for row in (QAT, TAUGHT_QAT)]
+    found += [_not_worse(name, made, *pair) for name, made in tables.items() for pair in TRAINED]
     return [*found, _won_back(hard, tables[hard])] if hard in tables else found
 
 
@@ -87,22 +89,22 @@ def _half(name: str, made: Mapping[str, Line], tolerance: float) -> Claim:
     )
 
 
-def _not_worse(name: str, made: Mapping[str, Line], row: str) -> Claim:
-    gains = {one: made[row].mean(one) - made[PTQ].mean(one) for one in FORMATS}
-    noise = {one: p_of(made[row].accuracy[one], made[PTQ].accuracy[one]) for one in FORMATS}
+def _not_worse(name: str, made: Mapping[str, Line], row: str, untrained: str) -> Claim:
+    gains = {one: made[row].mean(one) - made[untrained].mean(one) for one in FORMATS}
+    noise = {one: p_of(made[row].accuracy[one], made[untrained].accuracy[one]) for one in FORMATS}
     return Claim(
-        f"{name}: {row} is not worse than PTQ beyond noise",
+        f"{name}: {row} is not worse than {untrained} beyond noise",
         all(gains[one] >= 0 or noise[one] >= NOISE for one in FORMATS),
         ", ".join(f"{words} {gains[one]:+.2f} points, p {noise[one]:.3f}" for one, words in FORMATS.items()),
     )
 
 
 def _won_back(name: str, made: Mapping[str, Line]) -> Claim:
-    whole, ptq, qat = (made[row].mean() for row in (FLOAT, PTQ, TAUGHT_QAT))
+    whole, ptq, qat = (made[row].mean() for row in (FLOAT, PTQ_4, TAUGHT_QAT_4))
     return Claim(
-        f"{name}: where PTQ loses more than {LOSS:g} points, {TAUGHT_QAT} wins back three quarters",
+        f"{name}: where PTQ loses more than {LOSS:g} points, with 4-bit weights, {TAUGHT_QAT} wins back three quarters",
         whole - ptq > LOSS and qat - ptq >= WON_BACK * (whole - ptq),
-        f"TFLite: float {whole:.2f}, PTQ {ptq:.2f}, {TAUGHT_QAT} {qat:.2f}",
+        f"TFLite: float {whole:.2f}, {PTQ_4} {ptq:.2f}, {TAUGHT_QAT_4} {qat:.2f}",
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.compression import plot, subjects
-from benchmarks.compression.rows import FLOAT, HALF_INT8, PTQ, QAT, TAUGHT_QAT, rows
+from benchmarks.compression.rows import FLOAT, HALF_INT8, PTQ, PTQ_4, QAT, QAT_4, TAUGHT_QAT, TAUGHT_QAT_4, rows
 from benchmarks.compression.summary import Line, answers, claims, lines, text
 from edgekd.compress.order import in_order
 from edgekd.recipe import Quantization
@@ -28,6 +28,9 @@ def table(**changed: Line) -> dict[str, Line]:
         PTQ: line(PTQ, [86.0, 88.0, 90.0]),
         QAT: line(QAT, [87.0, 88.0, 92.0]),
         TAUGHT_QAT: line(TAUGHT_QAT, [89.0, 91.0, 93.0]),
+        PTQ_4: line(PTQ_4, [86.0, 88.0, 90.0]),
+        QAT_4: line(QAT_4, [87.0, 88.0, 92.0]),
+        TAUGHT_QAT_4: line(TAUGHT_QAT_4, [89.0, 91.0, 93.0]),
         HALF_INT8: line(HALF_INT8, [89.5, 91.5, 93.5], size=50),
     }
     return made | {one.row: one for one in changed.values()}
@@ -49,17 +52,18 @@ def test_half_the_macs_in_int8_may_cost_what_is_tolerated_and_must_be_smaller() 
 
 
 def test_qat_may_be_below_ptq_within_noise_only() -> None:
-    assert held(table())[1:] == [True, True]
-    noisy, surely = line(QAT, [80.0, 88.0, 91.0]), line(QAT, [85.0, 86.9, 89.0])
-    assert held(table(qat=noisy))[1]
-    assert not held(table(qat=surely))[1]
-    assert not held(table(qat=line(QAT, [87.0, 88.0, 92.0], onnx=[85.0, 86.9, 89.0])))[1]
+    assert held(table())[1:] == [True, True, True, True]
+    noisy, surely = [80.0, 88.0, 91.0], [85.0, 86.9, 89.0]
+    for position, row in enumerate((QAT, TAUGHT_QAT, QAT_4, TAUGHT_QAT_4), start=1):
+        assert held(table(qat=line(row, noisy)))[position]
+        assert not held(table(qat=line(row, surely)))[position]
+    assert not held(table(qat=line(QAT, [87.0, 88.0, 92.0], onnx=surely)))[1]
 
 
 def test_three_quarters_of_a_loss_beyond_two_points_are_to_be_won_back() -> None:
     assert held(table(), hard="audio")[-1]
-    assert not held(table(qat=line(TAUGHT_QAT, [88.9, 90.9, 92.9])), hard="audio")[-1]
-    assert not held(table(ptq=line(PTQ, [88.0, 90.0, 92.0])), hard="audio")[-1]
+    assert not held(table(qat=line(TAUGHT_QAT_4, [88.9, 90.9, 92.9])), hard="audio")[-1]
+    assert not held(table(ptq=line(PTQ_4, [88.0, 90.0, 92.0])), hard="audio")[-1]
     assert len(held(table(), hard="text")) == len(held(table(), hard="audio")) - 1
 
 
@@ -98,7 +102,7 @@ def test_every_row_is_compressed_in_an_order_that_a_recipe_could_ask_for(tmp_pat
     for subject in (subjects.audio, subjects.text, subjects.hard):
         found = rows(subject(tmp_path, False))
         assert len({row.name for row in found}) == len(found)
-        assert {FLOAT, PTQ, QAT, TAUGHT_QAT} <= {row.name for row in found}
+        assert {FLOAT, PTQ, QAT, TAUGHT_QAT, PTQ_4, QAT_4, TAUGHT_QAT_4} <= {row.name for row in found}
         for row in found:
             cuts, _ = in_order(row.cuts, Quantization(method="ptq"))
             assert tuple(cuts) == row.cuts
