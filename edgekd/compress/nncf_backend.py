@@ -98,7 +98,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
     normalisation has, stay float. Nothing is rescaled behind the user's back: no overflow fix, no SmoothQuant, no bias
     correction.
     """
-    samples = calibration.split(CALIBRATION_BATCH)
+    samples = torch.split(calibration, CALIBRATION_BATCH)
     example = torch.zeros_like(calibration[:1]).contiguous()
     scheme = AdvancedQuantizationParameters(
         overflow_fix=OverflowFix.DISABLE,
