@@ -37,6 +37,9 @@ def export(
         with quiet():
             import litert_torch
 
+            from edgekd.export.tflite_layout import know_padding
+
+            know_padding()
             if example.ndim == IMAGE_DIMENSIONS:
                 model = litert_torch.to_channel_last_io(model, args=[0])
                 example = example.permute(0, 2, 3, 1).contiguous()
