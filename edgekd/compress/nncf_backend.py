@@ -39,8 +39,8 @@ CARRIERS = (
     "relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute", "chunk",
 )  # fmt: skip
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
-SLICE, ADDITIONS = "__getitem__", ("add", "__add__")
-JOINS, POOLS = ("cat", "pad", SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
+PAD, SLICE, ADDITIONS = "pad", "__getitem__", ("add", "__add__")
+JOINS, POOLS = ("cat", PAD, SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
 FLOATS = ("div", "gelu", "group_norm", "hardswish", "layer_norm", "silu", "softmax")
 """What no runtime computes with integers."""
 SHARES = [share / 50 for share in range(50, 24, -1)]
@@ -370,7 +370,7 @@ def _goes_on_to_float(graph: Any, node: Any) -> bool:
 
 def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
     """Put the quantizer that joined tensors share behind their join as well, and that of padded or cut ones: no number
-    changes, and a runtime that looks right before a layer finds 8-bit numbers.
+    changes, and a runtime that looks right before a layer finds 8-bit numbers. A padding by nothing is none.
     """
     graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
     for node in graph.get_all_nodes():
@@ -379,9 +379,15 @@ def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
             continue
         if node.node_type == SLICE and not any(user.node_type in LAYERS for user in users):
             continue
+        if node.node_type == PAD and _shapes(graph.get_input_edges(node)) == _shapes(graph.get_output_edges(node)):
+            continue
         shared = _quantizer_before(graph, node, places)
         if shared is not None:
             hooks_of(model).register_post_function_hook(node.node_name, 0, shared)
+
+
+def _shapes(edges: Sequence[Any]) -> set[tuple[int, ...]]:
+    return {tuple(edge.tensor_shape) for edge in edges}
 
 
 def _quantize_addends(model: nn.Module, example: torch.Tensor) -> None:

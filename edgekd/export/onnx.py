@@ -43,6 +43,7 @@ def export(
         file.unlink(missing_ok=True)
         raise ExportError(f"ONNX export: torch.onnx refused the model: {refusal(error, program)}") from error
     content = _tidied(content)
+    _drop_empty_pads(content)
     _pool_means(content)
     _drop_saturated_relus(content)
     _turn_weights(content)
@@ -79,6 +80,19 @@ def _name_ends(model: Any) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _drop_empty_pads(model: Any) -> None:
+    """Take out each Pad by nothing, which is what a model that finds its padding from a layer's kernel has before 1x1
+    convolutions.
+    """
+    graph, constants = model.graph, _constants(model)
+    ends = {end.name for end in graph.output}
+    for pad in [node for node in graph.node if node.op_type == "Pad" and node.output[0] not in ends]:
+        if pad.input[1] in constants and not constants[pad.input[1]].any():
+            for node in graph.node:
+                node.input[:] = [pad.input[0] if name == pad.output[0] else name for name in node.input]
+            graph.node.remove(pad)
 
 
 def _drop_saturated_relus(model: Any) -> None:

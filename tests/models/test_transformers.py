@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgekd.compress import quantize
+from edgekd.compress import QuantizedProgram, quantize
 from edgekd.compress.shrink import shrink
 from edgekd.errors import UsageError
 from edgekd.export.card import Card, output_of
@@ -212,7 +213,9 @@ def test_all_layers_become_integers(kind: str, tmp_path: Path) -> None:
     assert (one - answers(program.model, inputs_of(made))).abs().max() <= 2 * program.output_scale
 
 
-def answered_as_integers(module: nn.Module, made: Architecture, name: Format, folder: Path) -> FileGraph:
+def answered_as_integers(
+    module: nn.Module, made: Architecture, name: Format, folder: Path
+) -> tuple[QuantizedProgram, FileGraph]:
     """Quantize and write a student: scales are exact, no operation is left behind, the answers are those of torch."""
     *_, head = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
     head.bias.data -= answers(module, inputs_of(made, 16)).mean(dim=0)
@@ -230,7 +233,7 @@ def answered_as_integers(module: nn.Module, made: Architecture, name: Format, fo
     assert (given.argmax(1) == wanted.argmax(1)).all()
     assert len(set(given.argmax(1))) > 1
     assert np.abs(given - wanted).max() <= 8 * program.output_scale
-    return graph
+    return program, graph
 
 
 INTEGERS: tuple[tuple[str, Format], ...] = (
@@ -252,14 +255,24 @@ def test_an_integer_file_keeps_every_scale_and_leaves_no_operation_behind(
 
 @pytest.mark.parametrize("name", ["onnx", "tflite"])
 def test_images_are_padded_the_way_they_lie(name: Format, tmp_path: Path) -> None:
-    """Of a MobileNetV2 its first layers, so that no rounding grows on the way; each pads by itself, more at the end."""
+    """Of a MobileNetV2 its first layers, so that no rounding grows on the way. Each pads by itself, more at the end,
+    those of 1x1 by nothing. A convolution of a .tflite file does it on the way.
+    """
     assert write(tmp_path, "mobilenet", depth_multiplier=0.01).config.tf_padding
     module, made = student(tmp_path, "mobilenet")
     layers = module.get_submodule("model.mobilenet_v2.layer")
     assert isinstance(layers, nn.ModuleList)
     del layers[4:]
-    graph = answered_as_integers(module, made, name, tmp_path)
+    program, graph = answered_as_integers(module, made, name, tmp_path)
     assert layout_changes(graph) == []
+    counts = Counter(node.op for node in graph.nodes)
+    if name == "tflite":
+        assert counts.keys() == {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED"}
+    else:
+        wide = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+        activations = [entry for entry in program.table if entry.kind == "activation"]
+        assert counts["Pad"] == len(wide) == 6
+        assert counts["QuantizeLinear"] == len(activations) + len(wide)
 
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
