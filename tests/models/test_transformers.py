@@ -31,6 +31,7 @@ from edgekd.recipe import Factorize, Prune, Training, load_recipe, resolve_paths
 from edgekd.resources import BUILT_IN_RECIPES
 from edgekd.runtimes import open_session
 from edgekd.target import Format
+from edgekd.verify.coverage import asked_transposes, stray_transposes
 from edgekd.verify.readback import read_back
 from tests.distill.teachers.small import LABELS, SENTENCES, data_of
 from tests.models.folders import LENGTH, SHAPES, TEXTS, task_tokenizer, write
@@ -227,6 +228,7 @@ def answered_as_integers(
     assert (found.problems, found.exact) == ((), len(program.table))
     session = open_session(file)
     assert session.placement().undelegated == ()
+    assert stray_transposes(graph, asked_transposes(program.frozen(stored=False), program.example)) == []
     inputs = inputs_of(made, 16)
     wanted = answers(program.model, inputs).numpy()
     given = session.decode(session.run(session.encode(inputs.numpy())))
