@@ -39,8 +39,10 @@ CARRIERS = (
     "relu", "relu_", "relu6", "hardtanh", "dropout", "reshape", "view", "flatten", "transpose", "permute", "chunk",
 )  # fmt: skip
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
-SLICE, ADDITIONS = "__getitem__", ("add", "__add__")
-JOINS, POOLS = ("cat", "pad", SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
+PAD, SLICE, ADDITIONS = "pad", "__getitem__", ("add", "__add__")
+JOINS, POOLS = ("cat", PAD, SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
+FLOATS = ("div", "gelu", "group_norm", "hardswish", "layer_norm", "silu", "softmax")
+"""What files compute in float."""
 CALIBRATION_BATCH = 32
 SHARES = [share / 50 for share in range(50, 24, -1)]
 
@@ -120,6 +122,7 @@ def insert_quantizers(model: nn.Module, calibration: torch.Tensor, weight_bits: 
         )
     _adapt_weight_quantizers(quantized, example, weight_bits)
     _close_layers(quantized, example, samples)
+    _open_floats(quantized, example)
     _close_joins(quantized, example)
     _quantize_addends(quantized, example)
     return quantized
@@ -338,9 +341,37 @@ def _drop_second_quantizers(model: nn.Module, example: torch.Tensor) -> None:
             replace_quantizers(model, second.hooks, None)
 
 
+def _open_floats(model: nn.Module, example: torch.Tensor) -> None:
+    """Take out each quantizer between two operations in float: it only costs accuracy, and a converter may leave it out
+    of its file.
+    """
+    graph, placed = build_nncf_graph(model, example), quantizers_of(model, example)
+    for one in placed:
+        shared = sum(other.quantizer is one.quantizer for other in placed) > 1
+        node = graph.get_node_by_name(one.tensor)
+        if not shared and not one.is_weight and _comes_from_float(graph, node) and _goes_to_float(graph, node):
+            replace_quantizers(model, one.hooks, None)
+
+
+def _comes_from_float(graph: Any, node: Any) -> bool:
+    if node.node_type in (*CARRIERS, SLICE):
+        return all(_comes_from_float(graph, before) for before in graph.get_previous_nodes(node))
+    return node.node_type in FLOATS
+
+
+def _goes_to_float(graph: Any, node: Any) -> bool:
+    users = graph.get_next_nodes(node)
+    return bool(users) and all(user.node_type in FLOATS or _goes_on_to_float(graph, user) for user in users)
+
+
+def _goes_on_to_float(graph: Any, node: Any) -> bool:
+    passes = node.node_type in (*CARRIERS, SLICE) or node.node_type.endswith("_quantize")
+    return passes and _goes_to_float(graph, node)
+
+
 def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
     """Put the quantizer that joined tensors share behind their join as well, and that of padded or cut ones: no number
-    changes, and a runtime that looks right before a layer finds 8-bit numbers.
+    changes, and a runtime that looks right before a layer finds 8-bit numbers. A padding by nothing is none.
     """
     graph, places = build_nncf_graph(model, example), dict(hooks_of(model).named_hooks(remove_duplicate=False))
     for node in graph.get_all_nodes():
@@ -349,9 +380,15 @@ def _close_joins(model: nn.Module, example: torch.Tensor) -> None:
             continue
         if node.node_type == SLICE and not any(user.node_type in LAYERS for user in users):
             continue
+        if node.node_type == PAD and _shapes(graph.get_input_edges(node)) == _shapes(graph.get_output_edges(node)):
+            continue
         shared = _quantizer_before(graph, node, places)
         if shared is not None:
             hooks_of(model).register_post_function_hook(node.node_name, 0, shared)
+
+
+def _shapes(edges: Sequence[Any]) -> set[tuple[int, ...]]:
+    return {tuple(edge.tensor_shape) for edge in edges}
 
 
 def _quantize_addends(model: nn.Module, example: torch.Tensor) -> None:

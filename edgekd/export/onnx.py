@@ -43,9 +43,11 @@ def export(
         file.unlink(missing_ok=True)
         raise ExportError(f"ONNX export: torch.onnx refused the model: {refusal(error, program)}") from error
     content = _tidied(content)
+    _drop_empty_pads(content)
     _pool_means(content)
     _drop_saturated_relus(content)
     _turn_weights(content)
+    _turn_keys(content)
     if int4:
         _pack(content)
     if precision == "int8" and card.pixels is not None:
@@ -79,6 +81,19 @@ def _name_ends(model: Any) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _drop_empty_pads(model: Any) -> None:
+    """Take out each Pad by nothing, which is what a model that finds its padding from a layer's kernel has before 1x1
+    convolutions.
+    """
+    graph, constants = model.graph, _constants(model)
+    ends = {end.name for end in graph.output}
+    for pad in [node for node in graph.node if node.op_type == "Pad" and node.output[0] not in ends]:
+        if pad.input[1] in constants and not constants[pad.input[1]].any():
+            for node in graph.node:
+                node.input[:] = [pad.input[0] if name == pad.output[0] else name for name in node.input]
+            graph.node.remove(pad)
 
 
 def _drop_saturated_relus(model: Any) -> None:
@@ -134,6 +149,30 @@ def _turn_weights(model: Any) -> None:
                 attribute.i = 1 - attribute.i
         dequantize.output[0] = turn.output[0]
         graph.node.remove(turn)
+
+
+def _turn_keys(model: Any) -> None:
+    """Turn the keys of attention in one Transpose, where the exporter makes them three-dimensional for it: a runtime
+    that has an operation for attention turns them back.
+    """
+    from onnx import shape_inference
+
+    graph = model.graph
+    known = shape_inference.infer_shapes(model).graph.value_info
+    shapes = {entry.name: [side.dim_value for side in entry.type.tensor_type.shape.dim] for entry in known}
+    makers = {node.output[0]: node for node in graph.node}
+    for turn in [node for node in graph.node if node.op_type == "Transpose"]:
+        flat, users = makers.get(turn.input[0]), [node for node in graph.node if turn.output[0] in node.input]
+        if flat is None or [flat.op_type, *(user.op_type for user in users)] != ["Reshape", "Reshape"]:
+            continue
+        before, after = shapes.get(flat.input[0], []), shapes.get(users[0].output[0], [])
+        order = list(turn.attribute[0].ints)
+        if order == [0, 2, 1] and len(before) == IMAGE and after == [*before[:2], before[3], before[2]]:
+            turn.attribute[0].ints[:] = [0, 1, 3, 2]
+            turn.input[0], turn.output[0] = flat.input[0], users[0].output[0]
+            graph.node.remove(users[0])
+            if not any(flat.output[0] in node.input for node in graph.node):
+                graph.node.remove(flat)
 
 
 def _halve(model: Any) -> None:

@@ -25,6 +25,7 @@ def convert(onnx_file: Path, file: Path, half: bool, card: Card, int4: bool = Fa
 
             model = openvino.convert_model(str(onnx_file))
             _keep_row_scales(model, onnx_file)
+            _drop_zero_points(model)
             _share_constants(model)
             if int4:
                 _pack(model)
@@ -60,6 +61,18 @@ def _keep_row_scales(model: Any, onnx_file: Path) -> None:
                 quantize.input(0).replace_source_output(scaled.output(0))
                 for end in (1, 2):
                     quantize.input(end).replace_source_output(quantize.input_value(end + 2))
+
+
+def _drop_zero_points(model: Any) -> None:
+    """Subtract no zeros from stored weights. The converter leaves a zero point out by itself, but not one that layers
+    share in two shapes, a matrix product and a convolution say; and the runtime computes in float what has one.
+    """
+    for subtract in (layer for layer in model.get_ordered_ops() if layer.get_type_name() == "Subtract"):
+        subtracted = subtract.input_value(1).get_node()
+        while subtracted.get_type_name() in ("Convert", "Reshape"):
+            subtracted = subtracted.input_value(0).get_node()
+        if subtracted.get_type_name() == "Constant" and not subtracted.data.any():
+            subtract.output(0).replace(subtract.input_value(0))
 
 
 def _users(layer: Any) -> list[Any]:

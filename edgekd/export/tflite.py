@@ -36,6 +36,9 @@ def export(
         with quiet():
             import litert_torch
 
+            from edgekd.export.tflite_layout import know_padding
+
+            know_padding()
             converted, inputs = model, example
             if example.ndim == IMAGE_DIMENSIONS:
                 converted, inputs = litert_torch.to_channel_last_io(model, args=[0]), example.permute(0, 2, 3, 1)

@@ -208,3 +208,31 @@ class TakesSides(nn.Module):
 def test_a_model_that_cannot_be_traced_is_refused() -> None:
     with pytest.raises(ExportError, match="TakesSides"):
         quantize(TakesSides(), inputs())
+
+
+class Half(nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs / 2
+
+
+@pytest.mark.parametrize("first", [nn.GELU(), nn.LayerNorm(8), Half(), nn.Sequential(Half(), nn.ReLU(), nn.Dropout())])
+def test_nothing_is_quantized_between_operations_in_float(first: nn.Module) -> None:
+    network = nn.Sequential(nn.Linear(8, 8), first, nn.LayerNorm(8), nn.Linear(8, 3))
+    table = quantize(network, noise((4, 8), 8)).table
+    operations = [entry.tensor.split("/")[-2] for entry in table[1:] if entry.kind == "activation"]
+    assert operations == ["linear", "layer_norm", "linear"]
+
+
+def test_what_a_layer_takes_is_quantized_wherever_else_it_goes() -> None:
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms, self.layers = nn.ModuleList([nn.LayerNorm(8) for _ in range(2)]), nn.ModuleList()
+            self.layers.extend(nn.Linear(8, 3) for _ in range(2))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            first = self.norms[0](inputs)
+            return self.layers[0](first) + self.layers[1](self.norms[1](first))
+
+    table = quantize(Forked(), noise((4, 8), 8)).table
+    assert sum(entry.kind == "activation" and "layer_norm" in entry.tensor for entry in table) == 2

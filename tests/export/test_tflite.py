@@ -14,6 +14,8 @@ from edgekd.errors import ExportError
 from edgekd.export.formats import export_float, export_program
 from edgekd.export.tflite_pack import pack, slim
 from edgekd.models.evaluate import predict
+from edgekd.readers import read_graph
+from edgekd.readers.graph import layout_changes
 from tests.export.small import (
     FEATURES,
     UNLABELLED,
@@ -184,6 +186,33 @@ def test_inputs_that_are_not_images_keep_their_shape(tmp_path: Path) -> None:
     ).get_input_details()[0]
     assert detail["shape"].tolist() == [1, 12]
     assert detail["dtype"] == np.int8
+
+
+class Padded(nn.Module):
+    """Constant padding between two convolutions, by itself and beside what is not padded."""
+
+    def __init__(self, sides: tuple[int, ...], value: float) -> None:
+        super().__init__()
+        self.sides, self.value, self.layers = sides, value, nn.ModuleList([nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3)])
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found = self.layers[0](inputs)
+        padded = self.layers[1](nn.functional.pad(found, self.sides, value=self.value)[:, :4])
+        return (padded.mean((2, 3), keepdim=True) + found.mean((2, 3), keepdim=True)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("sides", "value"),
+    [((0, 1), 0.0), ((1, 2, 0, 3), 0.5), ((2, 0, 1, 1, 0, 2), 0.0), ((0, 0, 1, 0, 0, 0, 0, 0), 0.5)],
+)
+def test_an_image_is_padded_where_it_lies(sides: tuple[int, ...], value: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = Padded(sides, value).eval(), torch.randn(4, 3, 8, 6)
+    file = export_float(model, inputs[:1], "tflite", "float32", tmp_path, UNLABELLED)
+    np.testing.assert_allclose(
+        run(file.read_bytes(), inputs.permute(0, 2, 3, 1).numpy()), predict(model, inputs), atol=1e-5
+    )
+    assert layout_changes(read_graph(file)) == []
 
 
 class SingularValues(nn.Module):

@@ -37,7 +37,7 @@ CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mobilenet": (
         "MobileNetV2ForImageClassification",
         "MobileNetV2Config",
-        {"num_channels": 2, "depth_multiplier": 0.1, "tf_padding": False, "initializer_range": 0.5},
+        {"num_channels": 2, "depth_multiplier": 0.1, "initializer_range": 0.5},
     ),
     "ast": (
         "ASTForAudioClassification",
@@ -72,7 +72,7 @@ def write(folder: Path, kind: str, classes: int = 3, **settings: Any) -> Any:
         config = getattr(transformers, config_class)(**{**given, "num_labels": classes, **settings})
         model = getattr(transformers, model_class)(config).eval()
         for name, one in [*model.named_parameters(), *model.named_buffers()]:
-            if ("token" in name and one.ndim == 3) or "running_mean" in name:
+            if ("token" in name and one.ndim == 3) or name.endswith(("running_mean", "bias")):
                 torch.nn.init.normal_(one.data, std=0.3)
     model.save_pretrained(folder)
     if kind in TEXTS:

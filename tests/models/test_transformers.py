@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgekd.compress import quantize
+from edgekd.compress import QuantizedProgram, quantize
 from edgekd.compress.shrink import shrink
 from edgekd.errors import UsageError
 from edgekd.export.card import Card, output_of
@@ -25,9 +26,12 @@ from edgekd.models.cost import macs
 from edgekd.models.transformers_folder import load_folder, read_folder
 from edgekd.plan import make_plan
 from edgekd.readers import read_graph
+from edgekd.readers.graph import FileGraph, layout_changes
 from edgekd.recipe import Factorize, Prune, Training, load_recipe, resolve_paths
 from edgekd.resources import BUILT_IN_RECIPES
 from edgekd.runtimes import open_session
+from edgekd.target import Format
+from edgekd.verify.coverage import asked_transposes, stray_transposes
 from edgekd.verify.readback import read_back
 from tests.distill.teachers.small import LABELS, SENTENCES, data_of
 from tests.models.folders import LENGTH, SHAPES, TEXTS, task_tokenizer, write
@@ -210,22 +214,67 @@ def test_all_layers_become_integers(kind: str, tmp_path: Path) -> None:
     assert (one - answers(program.model, inputs_of(made))).abs().max() <= 2 * program.output_scale
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "ast"])
-def test_an_integer_file_keeps_every_scale_and_leaves_no_operation_behind(kind: str, tmp_path: Path) -> None:
-    """Among them those of padded, joined and cut numbers, which are written down again behind these."""
-    write(tmp_path, kind)
-    module, made = student(tmp_path, kind)
+def answered_as_integers(
+    module: nn.Module, made: Architecture, name: Format, folder: Path
+) -> tuple[QuantizedProgram, FileGraph]:
+    """Quantize and write a student: scales are exact, no operation is left behind, the answers are those of torch."""
+    *_, head = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    head.bias.data -= answers(module, inputs_of(made, 16)).mean(dim=0)
     program = quantize(module, inputs_of(made, 16))
     card = Card("student", LABELS, output_of("logits", "classification"), {"input": "features"}, "classification")
-    file = export_program(program, "onnx", "int8", tmp_path, card)
-    found = read_back(program.table, read_graph(file))
+    file = export_program(program, name, "int8", folder, card)
+    graph = read_graph(file)
+    found = read_back(program.table, graph)
     assert (found.problems, found.exact) == ((), len(program.table))
-    session = open_session(file, runtime="onnxruntime")
+    session = open_session(file)
     assert session.placement().undelegated == ()
-    inputs = inputs_of(made)
+    assert stray_transposes(graph, asked_transposes(program.frozen(stored=False), program.example)) == []
+    inputs = inputs_of(made, 16)
     wanted = answers(program.model, inputs).numpy()
-    given = np.concatenate([session.run(one[None].numpy()) for one in inputs])
+    given = session.decode(session.run(session.encode(inputs.numpy())))
+    assert (given.argmax(1) == wanted.argmax(1)).all()
+    assert len(set(given.argmax(1))) > 1
     assert np.abs(given - wanted).max() <= 8 * program.output_scale
+    return program, graph
+
+
+INTEGERS: tuple[tuple[str, Format], ...] = (
+    *(("vit", name) for name in ("onnx", "tflite", "openvino")), ("bert", "openvino"), ("resnet", "onnx"),
+    ("ast", "onnx"), ("ast", "tflite"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), INTEGERS)
+def test_an_integer_file_keeps_every_scale_and_leaves_no_operation_behind(
+    kind: str, name: Format, tmp_path: Path
+) -> None:
+    """Among them those of padded, joined and cut numbers, which are written down again behind these; none is between
+    the mean of two tokens and the normalisation behind it.
+    """
+    write(tmp_path, kind)
+    answered_as_integers(*student(tmp_path, kind), name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["onnx", "tflite"])
+def test_images_are_padded_the_way_they_lie(name: Format, tmp_path: Path) -> None:
+    """Of a MobileNetV2 its first layers, so that no rounding grows on the way. Each pads by itself, more at the end,
+    those of 1x1 by nothing. A convolution of a .tflite file does it on the way.
+    """
+    assert write(tmp_path, "mobilenet", depth_multiplier=0.01).config.tf_padding
+    module, made = student(tmp_path, "mobilenet")
+    layers = module.get_submodule("model.mobilenet_v2.layer")
+    assert isinstance(layers, nn.ModuleList)
+    del layers[4:]
+    program, graph = answered_as_integers(module, made, name, tmp_path)
+    assert layout_changes(graph) == []
+    counts = Counter(node.op for node in graph.nodes)
+    if name == "tflite":
+        assert counts.keys() == {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED"}
+    else:
+        wide = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+        activations = [entry for entry in program.table if entry.kind == "activation"]
+        assert counts["Pad"] == len(wide) == 6
+        assert counts["QuantizeLinear"] == len(activations) + len(wide)
 
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
