@@ -72,7 +72,8 @@ def write(folder: Path, kind: str, classes: int = 3, **settings: Any) -> Any:
         config = getattr(transformers, config_class)(**{**given, "num_labels": classes, **settings})
         model = getattr(transformers, model_class)(config).eval()
         for name, one in [*model.named_parameters(), *model.named_buffers()]:
-            if ("token" in name and one.ndim == 3) or name.endswith(("running_mean", "bias")):
+            is_bias = name.endswith("bias") and isinstance(one, torch.nn.Parameter) and kind != "gpt2"
+            if is_bias or ("token" in name and one.ndim == 3) or "running_mean" in name:
                 torch.nn.init.normal_(one.data, std=0.3)
     model.save_pretrained(folder)
     if kind in TEXTS:
