@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from edgekd.artifact import Facts
 from edgekd.errors import GateError, UsageError
@@ -19,6 +20,9 @@ from edgekd.step_configs import PreflightConfig
 from edgekd.tasks.outline import noise, outline
 from edgekd.verify.coverage import asked_transposes, check_coverage, coverage
 from edgekd.verify.readback import read_back
+
+DEVIATION = 0.02
+"""Of what stands in for zeros."""
 
 
 def preflight(work: Work[PreflightConfig]) -> Facts:
@@ -36,7 +40,7 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
             f"{data.train_samples}; ask for fewer"
         )
     target, architecture = config.target, drafted(config.student, data)
-    module, example = build(architecture, "student"), example_input(architecture)
+    module, example = _begun(build(architecture, "student")), example_input(architecture)
     output = output_of(target.output, data.outputs)
     card = Card("preflight", data.labels, output, data.preprocessing, data.outputs)
     with TemporaryDirectory(prefix="edgekd-") as place:
@@ -50,3 +54,11 @@ def preflight(work: Work[PreflightConfig]) -> Facts:
         check_coverage(target.coverage, found)
         size = sum(part.stat().st_size for part in Path(place).rglob("*") if part.is_file())
     return {"bytes": size, "ops": found.document()}
+
+
+def _begun(module: nn.Module) -> nn.Module:
+    """Parameters that start at zero leave it in training: zeros alone have no scale that a runtime could take."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=DEVIATION)
+    return module

@@ -50,6 +50,15 @@ class Reshaped(nn.Module):
         return features.reshape(self.shape)
 
 
+class Placed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(1, 16, 1, 1))
+
+    def forward(self, features):
+        return features + self.place
+
+
 class Folding(nn.Module):
     def forward(self, features):
         return features.mean(0, keepdim=True)
@@ -69,6 +78,7 @@ class Student(nn.Module):
 
 def good(input_shape, classes): return Student(input_shape, classes, nn.ReLU())
 def odd(input_shape, classes): return Student(input_shape, classes, Bessel())
+def placed(input_shape, classes): return Student(input_shape, classes, Placed())
 def choosing(input_shape, classes): return Student(input_shape, classes, Choosing())
 def sine(input_shape, classes): return Student(input_shape, classes, Sine())
 def too_small(input_shape, classes): return Student(input_shape, classes, Reshaped(-1, 16, 5, 5))
@@ -119,6 +129,12 @@ def test_an_operation_that_no_exporter_has_is_named_with_its_layer(here: Path) -
         assert "bytes" not in entry
     assert [step["name"] for step in run.document["steps"] if step["cached"]] == [OBJECTIVE]
     assert kept(here) == {OBJECTIVE}
+
+
+def test_a_parameter_that_starts_at_zero_is_tried_as_if_it_had_left_it(here: Path) -> None:
+    run = plan(here, "placed", "tflite")
+    assert run.code == 0, run.stderr
+    assert run.document["preflight"][0]["ops"]["undelegated"] == []
 
 
 def test_a_choice_by_the_data_is_named_with_its_line(here: Path) -> None:
