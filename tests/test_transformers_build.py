@@ -35,6 +35,7 @@ def test_a_bert_ends_as_an_int8_file_that_runs_in_one_delegate(tmp_path: Path) -
     (tmp_path / "edgekd.toml").write_text(RECIPE)
     run = edgekd(tmp_path, "build", "--target", "tflite-arm", "--json")
     assert run.code == 0, run.stderr
+    assert "torchao" not in run.stderr
     (artifact,) = run.document["artifacts"]
     assert artifact["accuracy"]["student_float"] > 0.95
     assert artifact["accuracy"]["exported"] > 0.95

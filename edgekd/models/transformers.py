@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from edgekd.errors import UsageError
 from edgekd.models.layers import MaxPool
+from edgekd.quiet import quiet
 
 CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
 SPECTROGRAMS = "ASTForAudioClassification"
@@ -131,8 +132,9 @@ def classifier(
     """
     import transformers
 
-    made = transformers.AutoConfig.for_model(**config, num_labels=classes)
-    model = getattr(transformers, architecture)._from_config(made, attn_implementation="eager")
+    with quiet():
+        made = transformers.AutoConfig.for_model(**config, num_labels=classes)
+        model = getattr(transformers, architecture)._from_config(made, attn_implementation="eager")
     return adapted(model, input_shape, vocabulary, padding)
 
 

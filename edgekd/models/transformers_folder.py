@@ -134,7 +134,8 @@ def _config(folder: Path, name: str) -> Any:
 def _class_of(classifier: str, name: str) -> Any:
     import transformers
 
-    found = getattr(transformers, classifier, None) if classifier.endswith(CLASSIFIERS) else None
+    with quiet():
+        found = getattr(transformers, classifier, None) if classifier.endswith(CLASSIFIERS) else None
     if found is None:
         raise UsageError(f"{name}: its config.json is of {classifier}, not of a classifier of images, audio or text")
     return found
