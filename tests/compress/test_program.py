@@ -36,7 +36,7 @@ def train(quantized: nn.Module) -> None:
 
 def answers(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        return model(inputs(100, seed=1))
+        return model(inputs(1000, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,16 @@ def program() -> QuantizedProgram:
 
 @pytest.fixture(scope="module")
 def narrowed() -> QuantizedProgram:
-    """Weight scales that have become too small for the largest weights, as training may make them."""
+    """Weight scales that have become too small for the largest weights, as training may make them; the output's range
+    is that of the smaller numbers which then come out.
+    """
 
     def narrow(quantized: nn.Module) -> None:
         for placed in nncf_backend.quantizers_of(quantized, inputs(1)):
             if placed.is_weight:
                 placed.quantizer.scale.data *= 0.7
 
-    return quantize(student(), inputs(), narrow)
+    return quantize(student(), inputs(), narrow, output_range=(-0.7, 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_a_frozen_program_answers_like_the_trained_model(request: pytest.Fixture
     trained, frozen = answers(program.model), answers(program.frozen(stored=False))
     steps = (frozen - trained).abs().max() / program.table[-1].scale[0]
     assert steps < 2.5
-    assert trained.unique().numel() > 50
+    assert trained.unique().numel() > 100
 
 
 def test_freezing_leaves_the_program_as_it_was(program: QuantizedProgram) -> None:
