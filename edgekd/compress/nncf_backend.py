@@ -40,6 +40,7 @@ CARRIERS = (
 )  # fmt: skip
 """What a runtime does in one step with the layer before it, or does to 8-bit numbers as they are."""
 PAD, SLICE, ADDITIONS = "pad", "__getitem__", ("add", "__add__")
+MOVERS = (*CARRIERS, SLICE)
 JOINS, POOLS = ("cat", PAD, SLICE), ("max_pool1d", "max_pool2d", "max_pool3d")
 FLOATS = ("div", "gelu", "group_norm", "hardswish", "layer_norm", "silu", "softmax")
 """What files compute in float."""
@@ -336,9 +337,12 @@ def _drop_second_quantizers(model: nn.Module, example: torch.Tensor) -> None:
     types = {node.node_name: node.node_type for node in build_nncf_graph(model, example).get_all_nodes()}
     placed = quantizers_of(model, example)
     for second in placed:
-        shared = sum(one.quantizer is second.quantizer for one in placed) > 1
-        if types[second.tensor].endswith("_quantize") and not shared:
+        if types[second.tensor].endswith("_quantize") and not _is_shared(second, placed):
             replace_quantizers(model, second.hooks, None)
+
+
+def _is_shared(one: PlacedQuantizer, placed: Sequence[PlacedQuantizer]) -> bool:
+    return sum(other.quantizer is one.quantizer for other in placed) > 1
 
 
 def _open_floats(model: nn.Module, example: torch.Tensor) -> None:
@@ -347,26 +351,29 @@ def _open_floats(model: nn.Module, example: torch.Tensor) -> None:
     """
     graph, placed = build_nncf_graph(model, example), quantizers_of(model, example)
     for one in placed:
-        shared = sum(other.quantizer is one.quantizer for other in placed) > 1
         node = graph.get_node_by_name(one.tensor)
-        if not shared and not one.is_weight and _comes_from_float(graph, node) and _goes_to_float(graph, node):
+        if (
+            not one.is_weight
+            and not _is_shared(one, placed)
+            and _comes_from_float(graph, node)
+            and _goes_to_float(graph, node)
+        ):
             replace_quantizers(model, one.hooks, None)
 
 
 def _comes_from_float(graph: Any, node: Any) -> bool:
-    if node.node_type in (*CARRIERS, SLICE):
+    if node.node_type in MOVERS:
         return all(_comes_from_float(graph, before) for before in graph.get_previous_nodes(node))
     return node.node_type in FLOATS
 
 
 def _goes_to_float(graph: Any, node: Any) -> bool:
     users = graph.get_next_nodes(node)
-    return bool(users) and all(user.node_type in FLOATS or _goes_on_to_float(graph, user) for user in users)
-
-
-def _goes_on_to_float(graph: Any, node: Any) -> bool:
-    passes = node.node_type in (*CARRIERS, SLICE) or node.node_type.endswith("_quantize")
-    return passes and _goes_to_float(graph, node)
+    return bool(users) and all(
+        user.node_type in FLOATS
+        or ((user.node_type in MOVERS or user.node_type.endswith("_quantize")) and _goes_to_float(graph, user))
+        for user in users
+    )
 
 
 def _close_joins(model: nn.Module, example: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from edgekd.compress.quantizers import Quantizer
 from edgekd.errors import ExportError
 from edgekd.export.blame import refusal
 from edgekd.export.card import Card
+from edgekd.export.tflite_layout import know_padding
 from edgekd.quiet import quiet
 from edgekd.target import Precision
 
@@ -35,8 +36,6 @@ def export(
     try:
         with quiet():
             import litert_torch
-
-            from edgekd.export.tflite_layout import know_padding
 
             know_padding()
             converted, inputs = model, example
